@@ -1,0 +1,1 @@
+"""The key-value cache of plain generation: contiguous, bounded for layers with a window."""
