@@ -1,0 +1,123 @@
+"""The command `pellucid`: finds the sub-command, and turns every way of ending into a status and at most one line.
+
+Status 0: done. 1: it failed. 2: it was asked wrongly. 130: interrupted by Ctrl-C.
+The files of the commands import what is heavy inside their functions, so that `--help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from pellucid.errors import PellucidError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+PANELS = {
+    "Start here": ["demo", "chat", "doctor"],
+    "Look and use": ["generate", "show", "convert", "tokenizer"],
+}
+
+app = typer.Typer(
+    name="pellucid",
+    help="Language models built, run and looked into, on one machine.",
+    epilog="Example: pellucid chat smollm2 -p 'What is the capital of France?' --temperature 0",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pellucid {version('pellucid')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; before or after the command.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def register() -> None:
+    for panel, names in PANELS.items():
+        for name in names:
+            if find_spec(f"pellucid.cli.{name}") is None:
+                continue
+            module = import_module(f"pellucid.cli.{name}")
+            if name == "tokenizer":
+                app.add_typer(module.app, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(getattr(module, name))
+
+
+register()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `pellucid` with these arguments; the exit status. An error is one line on stderr, never raised."""
+    debug, arguments = take_debug(arguments)
+    try:
+        status = app(arguments, prog_name="pellucid", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except PellucidError as error:
+        return complain(str(error), error.exit_status, debug)
+    except typer.TyperException as error:
+        return complain(usage(error), error.exit_code, debug)
+    except typer.Abort:
+        return complain("stopped", 1, debug)
+    except OSError as error:
+        return complain(str(error), 1, debug)
+    except Exception as error:  # noqa: BLE001 (the edge: what nobody foresaw is a bug, and is called one)
+        seen = f"{type(error).__name__}: {error}".splitlines()[0]
+        return complain(f"this is a bug in pellucid ({seen}); add --debug to see the traceback", 1, debug)
+    return status if isinstance(status, int) else 0
+
+
+def take_debug(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether `--debug` is among the arguments, wherever it stands before a `--`, and the other arguments."""
+    border = arguments.index("--") if "--" in arguments else len(arguments)
+    ours = [word for word in arguments[:border] if word != "--debug"]
+    return len(ours) < border, [*ours, *arguments[border:]]
+
+
+def usage(error: typer.TyperException) -> str:
+    """What was asked wrongly, in one line, and which help says how to ask."""
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def complain(message: str, status: int, debug: bool) -> int:
+    """Print the error (with its traceback under `--debug`) on stderr; return the status."""
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """The entry point of the command line."""
+    sys.exit(run(sys.argv[1:]))
