@@ -76,7 +76,9 @@ class ModelConfig(BaseModel):
             fields["num_kv_heads"] = fields.get("num_kv_heads") or heads
             if not fields.get("head_dim"):
                 if hidden % heads:
-                    raise ValueError(f"hidden_size = {hidden} must be a multiple of num_heads = {heads}, or head_dim given")
+                    raise ValueError(
+                        f"hidden_size = {hidden} must be a multiple of num_heads = {heads}, or head_dim given"
+                    )
                 fields["head_dim"] = hidden // heads
         return fields
 
@@ -94,7 +96,8 @@ class ModelConfig(BaseModel):
                 raise ValueError("window_layers is given, so window must be too")
             if len(self.window_layers) != self.num_layers:
                 raise ValueError(
-                    f"window_layers has {len(self.window_layers)} entries and num_layers = {self.num_layers}: give one a layer"
+                    f"window_layers has {len(self.window_layers)} entries and num_layers = {self.num_layers}: "
+                    "give one a layer"
                 )
         if self.local_rope is not None and self.window is None:
             raise ValueError("local_rope is of the layers with a window, and window is not given")

@@ -1,0 +1,50 @@
+"""Who sees whom: causality, windows, document borders and ALiBi become one `Mask`, made once a forward.
+
+B batch, T queries, S keys, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pellucid.layers.cache import seen_tokens
+from pellucid.operations.attention import Mask
+
+
+def visibility(
+    new: int,
+    length: int,
+    window: int | None,
+    documents: Tensor | None,
+    slopes: Tensor | None,
+    device: torch.device,
+) -> Mask:
+    """The mask of the last `new` tokens (queries) over those of the last `length` that they can see (keys).
+
+    documents: (B, length), a token sees only its own document; None: one document a row.
+    slopes: (H,), ALiBi's; None: no bias.
+    """
+    T, S = new, seen_tokens(length, new, window)
+    bounded = window is not None and length > window  # some key is too far away for some query
+    if documents is None and slopes is None and not bounded:
+        if T == 1:
+            return Mask()
+        if length == T:
+            return Mask(causal=True)
+    query = torch.arange(length - T, length, device=device)[:, None]  # (T, 1)
+    key = torch.arange(length - S, length, device=device)  # (S,)
+    distance = query - key  # (T, S)
+    sees = distance >= 0
+    if window is not None:
+        sees = sees & (distance < window)
+    if documents is None:
+        sees = sees[None, None]  # (1, 1, T, S)
+    else:
+        same = documents[:, -T:, None] == documents[:, None, -S:]  # (B, T, S)
+        sees = (sees & same)[:, None]  # (B, 1, T, S)
+    if slopes is None:
+        return Mask(bias=sees)
+    # softmax(q k^T + m * -(i - j)) (ALiBi, Press et al. 2022, section 3)
+    bias = -slopes[:, None, None] * distance  # (H, T, S)
+    return Mask(bias=torch.where(sees, bias, -torch.inf))
