@@ -1,0 +1,103 @@
+"""What this machine can do at most, in about a second: matrix products, and reading memory.
+
+The two ceilings of the roofline (Williams et al. 2009, "Roofline: an insightful visual performance model"): reading a
+prompt is bound by the first, writing tokens one at a time by the second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as functional
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+MATRIX = 1024  # 2 * 1024**3 operations a product: long beside the call, short beside a second
+PROBE_BYTES = 256 * 2**20  # read by the memory probe; far more than the caches of most processors
+
+# The trial request: 64 M weights as 16 projections, a prompt of 128 tokens and an answer of 128.
+TRIAL_LAYERS, TRIAL_IN, TRIAL_OUT, TRIAL_TOKENS = 16, 1024, 4096, 128
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The most that was measured: `matmul` in GFLOP/s by precision, `memory_read` in GB/s (1e9 bytes)."""
+
+    matmul: dict[str, float]
+    memory_read: float
+
+
+def fastest(function: Callable[[], object], seconds: float) -> float:
+    """The shortest time in seconds that one call took, among those that fit into about `seconds` (two at least)."""
+    started = time.perf_counter()
+    function()
+    best, runs = float("inf"), 0
+    while runs < 2 or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        function()
+        best, runs = min(best, time.perf_counter() - before), runs + 1
+    return best
+
+
+@torch.inference_mode()
+def measure_ceilings(precisions: Sequence[str] = PRECISIONS) -> Ceilings:
+    """Measure both ceilings with the threads that torch has now. Takes about a second."""
+    matmul = {name: matmul_rate(getattr(torch, name)) for name in precisions}
+    return Ceilings(matmul=matmul, memory_read=read_rate())
+
+
+def matmul_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
+    """GFLOP/s of a square matrix product as layers ask for it: 2 N^3 operations, a product and a sum each."""
+    inputs, weight = (torch.full((MATRIX, MATRIX), 0.5, dtype=dtype) for _ in range(2))
+    part = inputs[: MATRIX // 16]
+    if 16 * fastest(lambda: functional.linear(part, weight), 0) > seconds:  # this processor has no kernel for the type
+        inputs = part
+    took = fastest(lambda: functional.linear(inputs, weight), seconds)
+    return 2 * inputs.numel() * MATRIX / took / 1e9
+
+
+def read_rate(seconds: float = 0.25) -> float:
+    """GB/s of finding the largest of many numbers, which does nothing that takes longer than reading them."""
+    count = max(PROBE_BYTES, 2 * last_level_cache()) // 4
+    numbers = torch.zeros(count, dtype=torch.int32)
+    return 4 * count / fastest(numbers.max, seconds) / 1e9
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache of processor 0, or 0 where the system does not say."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    unit = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return max((int(text[:-1]) * unit[text[-1]] for text in (file.read_text().strip() for file in sizes)), default=0)
+
+
+@torch.inference_mode()
+def time_requests(precisions: Sequence[str]) -> dict[str, float]:
+    """Seconds that the trial request takes in each precision, each the best of two, measured in turn.
+
+    The weights pass through memory once for the prompt and once for each token of the answer, as in a real request.
+    """
+    best = dict.fromkeys(precisions, float("inf"))
+    weights = {
+        name: [torch.full((TRIAL_OUT, TRIAL_IN), 0.5, dtype=getattr(torch, name)) for _ in range(TRIAL_LAYERS)]
+        for name in precisions
+    }
+    for _ in range(2):  # in turn, so that a machine that slows down meanwhile slows all alike
+        for name, matrices in weights.items():
+            prompt = torch.full((TRIAL_TOKENS, TRIAL_IN), 0.5, dtype=getattr(torch, name))
+            reading = fastest_pass(prompt, matrices)
+            writing = fastest_pass(prompt[:1], matrices)
+            best[name] = min(best[name], reading + TRIAL_TOKENS * writing)
+    return best
+
+
+def fastest_pass(tokens: torch.Tensor, matrices: Sequence[torch.Tensor]) -> float:
+    """Seconds to take `tokens` (T, TRIAL_IN) through every matrix, the best of three after one to warm up."""
+
+    def through() -> None:
+        for matrix in matrices:
+            functional.linear(tokens, matrix)
+
+    return fastest(through, 0)
