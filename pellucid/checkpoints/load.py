@@ -1,0 +1,39 @@
+"""`pellucid.load`: a model and its tokenizer, by path, hub id or packaged name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pellucid.checkpoints.assemble import parse_dtype
+from pellucid.checkpoints.gguf_models import read_gguf
+from pellucid.checkpoints.source import find_source
+from pellucid.errors import InputError, PellucidError
+from pellucid.models.decoder import Decoder
+from pellucid.tokenizer.tokenizer import Tokenizer
+
+
+def load(
+    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str = "cpu"
+) -> tuple[Decoder, Tokenizer]:
+    """The model and the tokenizer called `name_or_path`, ready to run (`model.eval()`).
+
+    name_or_path: a Hugging Face folder, a `.gguf` file, a packaged name (`smollm2`) or a hub id (`owner/name`).
+    dtype: "auto" for the checkpoint's own (float32 when it is quantised), "float32", "bfloat16" or "float16".
+
+    Raises `InputError` that names what is wrong: the name, the file, the tensor.
+    """
+    wanted, source = parse_dtype(dtype), find_source(name_or_path)
+    try:
+        if source.kind == "gguf":
+            model, tokenizer = read_gguf(source.path, wanted, device)
+        else:
+            model, tokenizer = read_folder(source.path, wanted, device)
+    except InputError as error:
+        if source.repository is None:
+            raise
+        raise PellucidError(
+            f"the cached copy of {source.repository!r} cannot be read ({error}); remove {source.path} and load it again"
+        ) from None
+    return model.eval(), tokenizer
