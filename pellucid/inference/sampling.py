@@ -78,6 +78,10 @@ class SamplingParams(BaseModel):
         """These parameters with some of them changed, validated again."""
         return SamplingParams(**{**self.model_dump(), **changes})
 
+    def seeded(self) -> SamplingParams:
+        """These parameters with a seed: their own, or else a fresh one."""
+        return self if self.seed is not None else self.with_({"seed": secrets.randbits(63)})
+
 
 # CTRL's penalised sampling (Keskar et al. 2019, section 4.1), in the form that every peer uses, which also
 # pushes negative logits down:  x_i <- x_i / r if x_i > 0 else x_i * r,  for every token i seen
@@ -148,7 +152,7 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
 class Sampler:
     """The next token of each row of a batch. Rows have their own parameters, random generator and history.
 
-    params: one for each of the B rows. prompts: their token ids. vocab_size: V. `seeds` are those in use.
+    params: one for each of the B rows. prompts: their token ids. vocab_size: V.
     """
 
     def __init__(
@@ -161,8 +165,7 @@ class Sampler:
         def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor([getattr(one, name) for one in params], dtype=dtype, device=device)
 
-        self.seeds = [secrets.randbits(63) if one.seed is None else one.seed for one in params]
-        self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        self._generators = [torch.Generator().manual_seed(one.seeded().seed or 0) for one in params]
         self._columns = {name: column(name) for name in ("temperature", "top_p", "min_p")}
         self._columns |= {
             name: column(name) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -196,7 +199,6 @@ class Sampler:
         index = torch.tensor(rows, dtype=torch.int64, device=self._device)
         self._columns = {name: column[index] for name, column in self._columns.items()}
         self._generators = [self._generators[row] for row in rows]
-        self.seeds = [self.seeds[row] for row in rows]
         self._counts = None if self._counts is None else self._counts[index]
         self._seen = None if self._seen is None else self._seen[index]
         self._plan()

@@ -199,13 +199,13 @@ def test_a_row_draws_what_it_draws_alone_even_after_others_left(
         assert batch(logits[rows]).tolist() == [alone[row][step] for row in rows]
 
 
-def test_same_seed_same_draws_and_a_fresh_seed_is_reported() -> None:
+def test_same_seed_same_draws_and_no_seed_becomes_a_fresh_one() -> None:
     logits = torch.zeros(1, 5000)
-    first = Sampler([SamplingParams()], [[]], 5000)
-    again = Sampler([SamplingParams(seed=first.seeds[0])], [[]], 5000)
-    other = Sampler([SamplingParams()], [[]], 5000)
-    assert first(logits).tolist() == again(logits).tolist()
-    assert first.seeds != other.seeds
+    params, other = SamplingParams().seeded(), SamplingParams().seeded()
+    first, again = Sampler([params], [[]], 5000), Sampler([params], [[]], 5000)
+    assert [first(logits).item() for _ in range(3)] == [again(logits).item() for _ in range(3)]
+    assert params.seed != other.seed
+    assert SamplingParams(seed=0).seeded().seed == 0
 
 
 def test_repetition_counts_the_prompt_and_presence_does_not() -> None:
