@@ -1,8 +1,8 @@
-"""Tensors into a `Decoder`, without a second copy of them: the model is built without memory and takes the tensors over."""
+"""Tensors into a `Decoder` without a second copy: the model is built without memory and takes the tensors over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 
 Named: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -31,34 +32,40 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     return DTYPES[dtype]
 
 
-def read_all(names: Iterable[str], read: Callable[[str], Named]) -> Iterator[Named]:
-    """`read` of each name, in order, on as many threads as PyTorch uses (dequantising leaves the interpreter free)."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(read, names)
+def check_tensors(seen: Shapes, wanted: Shapes, where: Path) -> None:
+    """Compares what the headers of `where` say with what the config asks for, before anything is read.
 
-
-def assemble(config: ModelConfig, tensors: Iterable[Named], dtype: torch.dtype, device: str, where: Path) -> Decoder:
-    """A `Decoder` of `config` that holds these very tensors, cast to `dtype` where they are not of it.
-
-    Raises `InputError` that names the first tensor of `where` that is missing, spare, misshapen or there twice.
+    Raises `InputError` that names the first tensor that is missing, spare or misshapen.
     """
+    missing = [name for name in wanted if name not in seen]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"{where}: the tensor {missing[0]!r} is missing{others}")
+    for name, shape in seen.items():
+        if name not in wanted:
+            raise InputError(
+                f"{where}: the tensor {name!r} has no place in a model of this config{did_you_mean(name, wanted)}"
+            )
+        if shape != wanted[name]:
+            raise InputError(f"{where}: the tensor {name!r} has the shape {shape}; the config asks for {wanted[name]}")
+
+
+def assemble(
+    config: ModelConfig, names: Iterable[str], read: Callable[[str], Named], dtype: torch.dtype, device: str
+) -> Decoder:
+    """A `Decoder` of `config` that holds the tensors which `read` gives for `names`, cast to `dtype` where need be.
+
+    Reads on as many threads as PyTorch uses: dequantising and casting leave the interpreter free.
+    """
+
+    def place(name: str) -> Named:
+        return {ours: tensor.to(device, dtype).contiguous() for ours, tensor in read(name).items()}
+
     with torch.device("meta"):
         model = Decoder(config)
-    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
     state: Named = {}
-    for part in tensors:
-        for name, tensor in part.items():
-            if name not in wanted:
-                raise InputError(f"{where}: the tensor {name!r} has no place in a model of this config")
-            if name in state:
-                raise InputError(f"{where}: two tensors claim the place {name!r}")
-            if tensor.shape != wanted[name]:
-                seen, expected = tuple(tensor.shape), tuple(wanted[name])
-                raise InputError(f"{where}: the tensor {name!r} has the shape {seen}; the config asks for {expected}")
-            state[name] = tensor.to(device, dtype).contiguous()
-    missing = [name for name in wanted if name not in state]
-    if missing:
-        others = f" (and {len(missing) - 1} others)" if len(missing) > 1 else ""
-        raise InputError(f"{where}: the tensor {missing[0]!r} is missing{others}")
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for part in pool.map(place, names):
+            state |= part
     model.load_state_dict(state, strict=True, assign=True)
     return model

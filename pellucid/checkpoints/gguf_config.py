@@ -1,6 +1,6 @@
 """GGUF's metadata and `ModelConfig`: reading one from the other, and saying which architecture can carry a config.
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what llama.cpp assumes without a key is said where we assume it.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Where a key is missing, we take what llama.cpp takes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def read_config(file: GGUF) -> ModelConfig:
     hidden = integer("embedding_length")
     key_value_heads = file.metadata.get(f"{architecture}.attention.head_count_kv", heads)
     if not isinstance(key_value_heads, int):
-        raise InputError(f"{file.path}: {architecture}.attention.head_count_kv differs by layer, which is not supported")
+        raise InputError(
+            f"{file.path}: {architecture}.attention.head_count_kv differs by layer, which is not supported"
+        )
     head_dim = file.metadata.get(f"{architecture}.attention.key_length", hidden // heads)
     norm = ARCHITECTURES[architecture].get("norm", "rmsnorm")
     epsilon = "attention.layer_norm_rms_epsilon" if norm == "rmsnorm" else "attention.layer_norm_epsilon"
@@ -84,9 +86,7 @@ def _has(file: GGUF, name: str) -> bool:
     return name in file.tensors
 
 
-def _read_gemma(
-    metadata: Mapping[str, Any], architecture: str, hidden: int, heads: int, layers: int
-) -> dict[str, Any]:
+def _read_gemma(metadata: Mapping[str, Any], architecture: str, hidden: int, heads: int, layers: int) -> dict[str, Any]:
     """What Gemma 2 and 3 have beside the others: windows by layer, soft-caps, scales."""
     if architecture not in GEMMA_WINDOW:
         return {}

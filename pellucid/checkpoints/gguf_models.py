@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from pellucid.checkpoints.assemble import Named, assemble, read_all
+from pellucid.checkpoints.assemble import assemble, check_tensors
 from pellucid.checkpoints.gguf_config import architecture_of, read_config
-from pellucid.checkpoints.gguf_names import to_ours
+from pellucid.checkpoints.gguf_names import IGNORED, expected_shapes, to_ours
 from pellucid.checkpoints.gguf_read import GGUF, PLAIN
 from pellucid.checkpoints.gguf_rope import exact
-from pellucid.errors import InputError
+from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -35,19 +35,25 @@ def read_gguf(path: str | Path, dtype: torch.dtype | None = None, device: str = 
     Tensors that are stored in `dtype` stay in the mapped file; others are converted one by one.
     """
     file = GGUF(path)
-    config, architecture = read_config(file), architecture_of(file)
-    dtype = dtype or own_dtype(file)
-
-    def read(name: str) -> Named:
-        try:
-            parts = to_ours(config, architecture, name, file.tensor(name))
-        except InputError as error:
-            raise InputError(f"{file.path}: {error}") from None
-        return {ours: tensor.to(dtype) for ours, tensor in parts.items()}
-
-    model = assemble(config, read_all(file.tensors, read), dtype, device, file.path)
+    config, architecture = check_gguf(file), architecture_of(file)
+    names = [name for name in file.tensors if name not in IGNORED]
+    model = assemble(
+        config,
+        names,
+        lambda name: to_ours(config, architecture, name, file.tensor(name)),
+        dtype or own_dtype(file),
+        device,
+    )
     model.generation_config = generation_config(file)
     return model, Tokenizer.from_gguf(file.metadata)
+
+
+def check_gguf(file: GGUF) -> ModelConfig:
+    """The config of a file all of whose tensors are there, in the shapes that it asks for."""
+    config = read_config(file)
+    seen = {name: info.shape for name, info in file.tensors.items() if name not in IGNORED}
+    check_tensors(seen, expected_shapes(config, architecture_of(file)), file.path)
+    return config
 
 
 def own_dtype(file: GGUF) -> torch.dtype:

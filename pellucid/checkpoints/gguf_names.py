@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from pellucid.errors import InputError
 from pellucid.models.config import ModelConfig
+from pellucid.models.families import parameter_shapes
 
 TOP = {
     "token_embd": "embedding",
@@ -38,29 +38,21 @@ BLOCK = {
 }
 FUSED = "attn_qkv"
 PERMUTED = "llama"  # the architecture whose query and key rows are permuted
-NOT_WEIGHTS = ("rope_freqs.weight",)  # read with the metadata
+IGNORED = ("rope_freqs.weight",)  # no weight: read with the metadata
 
 
 def to_ours(config: ModelConfig, architecture: str, name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One tensor of a GGUF file as ours, by our names. `{}` for what is no weight; `InputError` for an unknown name."""
-    if name in NOT_WEIGHTS:
-        return {}
+    """One tensor of a GGUF file as ours, by our names. The name and shape are among the `expected_shapes`."""
     stem, _, kind = name.rpartition(".")
     if stem in TOP:
         ours = TOP[stem]
-    elif stem.startswith("blk.") and stem.count(".") == 2:
+    else:
         _, layer, part = stem.split(".")
         if part == FUSED:
-            sizes = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-            if tensor.shape[0] != sum(sizes):
-                raise InputError(f"the tensor {name!r} has {tensor.shape[0]} rows; the metadata asks for {sum(sizes)}")
-            parts = zip(("query", "key", "value"), tensor.split(sizes), strict=True)
+            rows = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+            parts = zip(("query", "key", "value"), tensor.split(rows), strict=True)
             return {f"blocks.{layer}.attention.{which}.{kind}": rows for which, rows in parts}
-        if part not in BLOCK:
-            raise InputError(f"the tensor {name!r} has no place in the architecture {architecture!r}")
         ours = f"blocks.{layer}.{BLOCK[part]}"
-    else:
-        raise InputError(f"the tensor {name!r} has no place in the architecture {architecture!r}")
     if architecture == PERMUTED and ours.endswith(("attention.query", "attention.key")):
         tensor = halves(tensor, config.head_dim)
     if config.norm_offset and ours.endswith("norm"):
@@ -88,6 +80,12 @@ def to_theirs(config: ModelConfig, architecture: str, state: Mapping[str, Tensor
         if architecture == PERMUTED and part in ("attention.query", "attention.key"):
             tensor = neighbours(tensor, config.head_dim)
         yield f"blk.{layer}.{block[part]}.{kind}", tensor
+
+
+def expected_shapes(config: ModelConfig, architecture: str) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of a GGUF file of this config."""
+    meta = {name: torch.empty(shape, device="meta") for name, shape in parameter_shapes(config).items()}
+    return {name: tuple(tensor.shape) for name, tensor in to_theirs(config, architecture, meta)}
 
 
 def halves(rows: Tensor, head_dim: int) -> Tensor:

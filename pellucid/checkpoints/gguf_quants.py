@@ -1,7 +1,7 @@
 """GGUF's number formats: blocks of bytes to float32 and back, vectorised.
 
-A quantised row is a sequence of blocks; each holds one or two scales (float16) and small integers. The layouts are those of
-ggml (`ggml-common.h`, https://github.com/ggml-org/llama.cpp), byte for byte; `n` is the number of blocks throughout.
+A quantised row is a sequence of blocks; each holds one or two scales (float16) and small integers. The layouts are
+those of ggml (`ggml-common.h`, https://github.com/ggml-org/llama.cpp), byte for byte; `n` is the number of blocks.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _scale_groups(blocks: Bytes, out: Floats) -> None:
 
 
 def _pairs_of_groups(packed: Bytes, out: Floats) -> None:
-    """128 bytes to 8 groups of 32: each 32 bytes hold one group in their low halves, the next in their high. (n, 256)"""
+    """128 bytes to 8 groups of 32: 32 bytes hold one group in their low halves, the next in their high. (n, 256)"""
     groups, halves = out.reshape(-1, 4, 2, 32), packed.reshape(-1, 4, 32)
     groups[:, :, 0] = halves & 0x0F
     groups[:, :, 1] = halves >> 4
@@ -115,7 +115,7 @@ def _q4_k(blocks: Bytes, out: Floats) -> None:
 
 
 def _q5_k(blocks: Bytes, out: Floats) -> None:
-    """d, m, 12 bytes of scales, 256 x 1 high bit, 256 x 4 low bits. Bit g of high byte i belongs to group g, element i."""
+    """d, m, 12 bytes of scales, 256 x 1 high bit, 256 x 4 low bits. Bit g of high byte i is of group g, element i."""
     _pairs_of_groups(blocks[:, 48:176], out)
     groups, high = out.reshape(-1, 8, 32), blocks[:, 16:48]
     for group in range(8):
@@ -137,8 +137,8 @@ def _q6_k(blocks: Bytes, out: Floats) -> None:
 
 
 FORMATS: dict[int, Format] = {
-    format.number: format
-    for format in (
+    kind.number: kind
+    for kind in (
         Format("F32", 0, 1, 4),
         Format("F16", 1, 1, 2),
         Format("Q4_0", 2, 32, 18, _q4_0),
@@ -152,29 +152,29 @@ FORMATS: dict[int, Format] = {
         Format("BF16", 30, 1, 2),
     )
 }
-BY_NAME = {format.name: format for format in FORMATS.values()}
+BY_NAME = {kind.name: kind for kind in FORMATS.values()}
 
 # What else a file may hold, so that the error can say which it is.
 UNREADABLE = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
-    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
     34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
 }  # fmt: skip
 
 
-def dequantise(data: Bytes, format: Format) -> Floats:
+def dequantise(data: Bytes, stored: Format) -> Floats:
     """Blocks to float32: bytes of whole blocks, in any shape, to a flat array. Bit for bit what ggml computes."""
-    assert format.unpack is not None, f"{format.name} is stored plainly"
-    blocks = data.reshape(-1, format.size)
-    out = np.empty((len(blocks), format.block), np.float32)
-    step = max(1, CHUNK // format.block)
+    assert stored.unpack is not None, f"{stored.name} is stored plainly"
+    blocks = data.reshape(-1, stored.size)
+    out = np.empty((len(blocks), stored.block), np.float32)
+    step = max(1, CHUNK // stored.block)
     for start in range(0, len(blocks), step):
-        format.unpack(blocks[start : start + step], out[start : start + step])
+        stored.unpack(blocks[start : start + step], out[start : start + step])
     return out.reshape(-1)
 
 
 def quantise_q8_0(values: Floats) -> Bytes:
-    """Float32 to Q8_0, as ggml does it: d = max|x| / 127, q = round(x / d), halves away from zero. Flat in, flat out."""
+    """Float32 to Q8_0, as ggml does it: d = max|x| / 127, q = round(x / d), halves away from zero. Flat to flat."""
     blocks = values.reshape(-1, 32)
     out = np.empty((len(blocks), 34), np.uint8)
     for start in range(0, len(blocks), CHUNK // 32):

@@ -1,4 +1,4 @@
-"""GGUF in: metadata and tensors of one memory-mapped file. Nothing that the file claims is believed before it is checked.
+"""GGUF in: metadata and tensors of one memory-mapped file. What the file claims is checked before it is believed.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -34,7 +34,7 @@ PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies. `shape` is in PyTorch's order (the file has it reversed), `start` counts from the file's."""
+    """Where one tensor lies. `shape` is in PyTorch's order (the file has it reversed), `start` in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -58,8 +58,8 @@ class _Cursor:
         self.position += size
         return self.data[self.position - size : self.position]
 
-    def number(self, format: str, what: str) -> Any:
-        return struct.unpack(format, self.take(struct.calcsize(format), what))[0]
+    def number(self, layout: str, what: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout), what))[0]
 
     def string(self, what: str) -> str:
         size = self.number("<Q", what)
@@ -146,16 +146,16 @@ class GGUF:
             raise InputError(f"{self.path}: general.alignment = {alignment!r} must be a positive multiple of 8")
         body = -(-cursor.position // alignment) * alignment
         tensors = {}
-        for name, (shape, format, offset) in claims.items():
+        for name, (shape, stored, offset) in claims.items():
             if offset % alignment:
                 raise InputError(f"{self.path}: the tensor {name!r} begins at {offset}, no multiple of {alignment}")
-            size = math.prod(shape) // format.block * format.size
+            size = math.prod(shape) // stored.block * stored.size
             if body + offset + size > cursor.end:
                 raise InputError(
                     f"{self.path}: the tensor {name!r} ends at byte {body + offset + size} and the file at byte "
                     f"{cursor.end}: it is truncated; fetch the file again"
                 )
-            tensors[name] = TensorInfo(name, shape, format, body + offset, size)
+            tensors[name] = TensorInfo(name, shape, stored, body + offset, size)
         return tensors
 
     def _read_claim(self, cursor: _Cursor, name: str) -> tuple[tuple[int, ...], Format, int]:
@@ -168,18 +168,18 @@ class GGUF:
             raise InputError(f"{self.path}: the tensor {name!r} has the empty shape {shape}")
         number = cursor.number("<I", f"the format of {name!r}")
         if number not in FORMATS:
-            known = ", ".join(format.name for format in FORMATS.values())
+            known = ", ".join(stored.name for stored in FORMATS.values())
             kind = f"format {UNREADABLE[number]}" if number in UNREADABLE else f"unknown format number {number}"
             raise InputError(f"{self.path}: the tensor {name!r} has the {kind}; those read are {known}")
-        format = FORMATS[number]
-        if shape[-1] % format.block:
+        stored = FORMATS[number]
+        if shape[-1] % stored.block:
             raise InputError(
-                f"{self.path}: the tensor {name!r} has rows of {shape[-1]}, no multiple of {format.name}'s {format.block}"
+                f"{self.path}: the tensor {name!r} has rows of {shape[-1]}, no multiple of {stored.block} ({stored.name})"
             )
-        return shape, format, cursor.number("<Q", f"the offset of {name!r}")
+        return shape, stored, cursor.number("<Q", f"the offset of {name!r}")
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor called `name`: F32, F16 and BF16 as a view of the mapped file, other formats dequantised to float32."""
+        """The tensor called `name`: F32, F16 and BF16 as a view of the mapped file, others dequantised to float32."""
         info = self.tensors[name]
         data = self._data[info.start : info.start + info.size]
         if info.format.name in PLAIN:

@@ -66,7 +66,7 @@ def write_rope(rope: Rope) -> dict[str, Any]:
     if rope.scaling == "yarn":
         keys |= {"rope.scaling.yarn_beta_fast": rope.beta_fast, "rope.scaling.yarn_beta_slow": rope.beta_slow}
         if rope.attention_factor is not None:
-            # llama.cpp multiplies the published default by `attn_factor`; other readers take `yarn_attn_factor` as it is.
+            # llama.cpp multiplies the published default by `attn_factor`; others take `yarn_attn_factor` as it is.
             keys["rope.scaling.yarn_attn_factor"] = rope.attention_factor
             keys["rope.scaling.attn_factor"] = rope.attention_factor / (1.0 + 0.1 * math.log(rope.factor))
     return keys
@@ -75,8 +75,8 @@ def write_rope(rope: Rope) -> dict[str, Any]:
 def llama3_factors(rope: Rope, head_dim: int) -> NDArray[np.float32]:
     """By what each frequency is divided: 1 for short wavelengths, `factor` for long ones, in between smoothly. (D/2,)
 
-    Llama 3.1 (Meta 2024), as in `transformers.modeling_rope_utils`: with the wavelength w = 2 pi / f of a frequency f and
-    the trained context L, smooth = (L / w - low) / (high - low) and the divisor is 1 / ((1 - smooth) / factor + smooth).
+    Llama 3.1 (Meta 2024): with the wavelength w = 2 pi / f of a frequency f and the trained context L,
+    smooth = (L / w - low) / (high - low), between 0 and 1, and the divisor is 1 / ((1 - smooth) / factor + smooth).
     """
     turns = _turns(rope.theta, head_dim) * (rope.original_max_positions or 0)  # L / w
     low, high = rope.low_frequency_factor, rope.high_frequency_factor
@@ -96,7 +96,9 @@ def _read_llama3(file: GGUF, theta: float, head_dim: int, factors: NDArray[np.fl
     published = LLAMA3 | ({"original_max_positions": original} if original else {})
     candidates = [published]
     between = (factors > 1.0001) & (factors < factor * 0.9999)
-    if between.sum() >= 2:  # smooth = turns x L / (high - low) - low / (high - low) is a line: take low = 1, find the rest
+    if (
+        between.sum() >= 2
+    ):  # smooth = turns x L / (high - low) - low / (high - low) is a line: take low = 1, find the rest
         smooth = (1.0 / factors[between].astype(np.float64) - 1.0 / factor) / (1.0 - 1.0 / factor)
         slope, intercept = np.polyfit(_turns(theta, head_dim)[between], smooth, 1)
         span = -1.0 / intercept

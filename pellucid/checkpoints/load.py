@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pellucid.checkpoints.assemble import parse_dtype
+from pellucid.checkpoints.folder import read_folder
 from pellucid.checkpoints.gguf_models import read_gguf
 from pellucid.checkpoints.source import find_source
 from pellucid.errors import InputError, PellucidError

@@ -44,7 +44,7 @@ class Source:
 def find_source(name: str | Path) -> Source:
     """What `name` means: an existing path first, then a packaged model, then a repository of the hub.
 
-    A path makes no network call. Raises `InputError` that says what names there are, or which command installs the model.
+    A path makes no network call. Raises `InputError` that says what names there are, or what installs the model.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -83,7 +83,7 @@ def packaged_source(name: str) -> Source:
 
 
 def hub_source(repository: str) -> Source:
-    """The files of a hub repository, from the cache or downloaded (the environment variables of huggingface_hub hold)."""
+    """The files of a hub repository, from the cache or downloaded (huggingface_hub's environment variables hold)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,

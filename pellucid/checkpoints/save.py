@@ -1,0 +1,123 @@
+"""Hugging Face folders out: `save`. What is saved is what was in memory, whole or not at all, and says what it is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pellucid.checkpoints.atomic import atomic_folder, check_replaceable
+from pellucid.checkpoints.folder import INDEX, OWN, WEIGHTS
+from pellucid.models.decoder import Decoder
+from pellucid.models.families import family_of
+from pellucid.tokenizer.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 10**9
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", INDEX, "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "tokenizer.model", "vocab.json",
+    "merges.txt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a checkpoint says of itself, in its config's object "pellucid" (beside the version that wrote it).
+
+    base: the model that it was made from. steps, tokens_seen, last_loss: of the training that made it.
+    """
+
+    base: str | None = None
+    steps: int | None = None
+    tokens_seen: int | None = None
+    last_loss: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in self.__slots__}
+        return {"version": version("pellucid")} | {name: value for name, value in given.items() if value is not None}
+
+
+def save(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    about: About | None = None,
+    model_type: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a complete Hugging Face folder, which transformers opens as it is; an earlier model there is replaced.
+
+    model_type: the family to write as, where several can express the config. What none can express is written with the
+    model type "pellucid", for pellucid alone, with a warning. shard_bytes: the largest size of one weight file.
+
+    Raises `InputError` when `folder` holds something else than a model, `PellucidError` when the disk refuses.
+    """
+    folder = Path(folder)
+    check_replaceable(folder, MODEL_FILES, "config.json")
+    config, state = model.config, {name: parameter.detach() for name, parameter in model.named_parameters()}
+    family = family_of(config, prefer=model_type)
+    if family is None:
+        hf_config = {"model_type": OWN, "architectures": ["Decoder"], "config": config.model_dump(exclude_unset=True)}
+        warnings.warn(
+            f"no published family can express this config, so {folder} is written with model_type {OWN!r}: "
+            "pellucid opens it, transformers does not",
+            stacklevel=2,
+        )
+    else:
+        hf_config, state = family.write_config(config), family.to_theirs(config, state)
+    ends = _ends(tokenizer)
+    hf_config |= {"dtype": str(model.embedding.weight.dtype).removeprefix("torch.")}
+    hf_config |= {name: ends[name] for name in ("bos_token_id", "eos_token_id") if name in ends}
+    hf_config[OWN] = (about or About()).as_json()
+    with atomic_folder(folder) as temporary:
+        _write_json(temporary / "config.json", hf_config)
+        _write_json(temporary / "generation_config.json", ends | model.generation_config)
+        _write_weights(temporary, state, shard_bytes)
+        tokenizer.save(temporary)
+
+
+def _ends(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids at which text begins and generation ends."""
+    stops: tuple[int, ...] = tokenizer.stop_ids
+    eos = tokenizer.eos_id if len(stops) < 2 else list(stops)
+    found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": tokenizer.pad_id}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) -> None:
+    """One file, or shards of at most `shard_bytes` (a tensor is never cut) and their index."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        _write_shard(folder / WEIGHTS, shards[0])
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_shard(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in state.values())
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_shard(path: Path, shard: Mapping[str, Tensor]) -> None:
+    """`format: pt` is what transformers looks for."""
+    save_file({name: tensor.contiguous().cpu() for name, tensor in shard.items()}, path, metadata={"format": "pt"})
