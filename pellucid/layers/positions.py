@@ -71,10 +71,11 @@ def frequencies(rope: Rope, head_dim: int, length: int | None, device: torch.dev
 
 def _yarn(rope: Rope, base: Tensor, head_dim: int) -> Tensor:
     """NTK-by-parts (YaRN, Peng et al. 2023, section 3.2): fast pairs stay, slow ones interpolate, a ramp between."""
-    assert rope.original_max_positions is not None
+    old_context = rope.original_max_positions
+    assert old_context is not None  # ModelConfig sees to it
 
     def pair_that_turns(times: float) -> float:  # the (real) number of the pair that turns so often in the old context
-        return head_dim * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+        return head_dim * math.log(old_context / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
     if rope.truncate:

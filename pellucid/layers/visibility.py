@@ -26,11 +26,10 @@ def visibility(
     slopes: (H,), ALiBi's; None: no bias.
     """
     T, S = new, seen_tokens(length, new, window)
-    bounded = window is not None and length > window  # some key is too far away for some query
-    if documents is None and slopes is None and not bounded:
-        if T == 1:
+    if documents is None and slopes is None:
+        if T == 1:  # it sees all that it is given
             return Mask()
-        if length == T:
+        if length == T and (window is None or length <= window):
             return Mask(causal=True)
     query = torch.arange(length - T, length, device=device)[:, None]  # (T, 1)
     key = torch.arange(length - S, length, device=device)  # (S,)
