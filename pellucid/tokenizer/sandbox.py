@@ -1,0 +1,256 @@
+"""A model's own chat template (Jinja), rendered in a sandbox, its text and that of the conversation kept apart.
+
+The environment is the one that transformers sets up (its `utils/chat_template_utils.py`), so that a template means here
+what it means there; on top of it every way in which Jinja makes a string out of others keeps the origins
+(`provenance.py`): concatenation, output, filters, methods, formatting.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import lru_cache, update_wrapper
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
+
+from pellucid.errors import InputError
+from pellucid.tokenizer.provenance import UNKNOWN, Traced, blurred, concat, join, origins_of, text_of, to_json
+
+# The borders that `{% generation %}` writes: characters that no text has, known by their origins.
+GENERATION_BEGINS, GENERATION_ENDS = -2, -3
+
+# Filters that hand on their input's own strings (or no text at all): nothing to follow.
+PASSING_FILTERS = {
+    "abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
+    "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round", "select",
+    "selectattr", "slice", "sort", "sum", "trim", "unique",
+}  # fmt: skip
+# HTML's escaping makes a string that escapes what is added to it: no template of text needs it.
+REFUSED_FILTERS = {"e", "escape", "forceescape", "striptags", "urlize", "xmlattr"}
+
+# What a template may raise while it runs: its own complaints, and Python's about what it tries.
+RENDERING_ERRORS = (
+    TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, ZeroDivisionError,
+    RecursionError,
+)  # fmt: skip
+
+
+def compile_template(source: str) -> jinja2.Template:
+    """The compiled template. InputError where it is no Jinja, or needs a tag or filter that is not here."""
+    return _compiled(source)
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> jinja2.Template:
+    try:
+        return ChatEnvironment().from_string(source)
+    except TemplateSyntaxError as error:
+        message = f"the chat template cannot be used: {error.message} (line {error.lineno} of it)"
+        raise InputError(message) from error
+
+
+@lru_cache(maxsize=64)
+def literals_of(source: str) -> frozenset[str]:
+    """The texts that the template itself writes or compares with."""
+    tree = ChatEnvironment().parse(source)
+    written = {node.data for node in tree.find_all(nodes.TemplateData)}
+    return frozenset(written | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
+
+
+class Rendered(NamedTuple):
+    """A template's text, and the stretches of it that stood in `{% generation %}` tags."""
+
+    text: Traced
+    generated: list[tuple[int, int]]
+
+
+def render(template: jinja2.Template, variables: Mapping[str, Any]) -> Rendered:
+    """Raises one of RENDERING_ERRORS where the template refuses."""
+    bordered = template.render(variables)
+    text, origins = str.__str__(bordered), origins_of(bordered)
+    pieces, generated, done = [], [], 0
+    for end in [index for index, origin in enumerate(origins) if origin < UNKNOWN]:
+        pieces.append(Traced(text[done:end], origins[done:end]))
+        place = sum(map(len, pieces))
+        if origins[end] == GENERATION_BEGINS:
+            generated.append((place, place))
+        else:
+            generated[-1] = (generated[-1][0], place)
+        done = end + 1
+    whole = concat([*pieces, Traced(text[done:], origins[done:])])
+    return Rendered(Traced(whole, origins_of(whole)), generated)
+
+
+class Generation(Extension):
+    """`{% generation %} ... {% endgeneration %}`: the template says itself what the assistant wrote."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_bordered"), [], [], body).set_lineno(line)
+
+    def _bordered(self, caller: Callable[[], str]) -> str:
+        begin, end = (Traced("\ue000", array("q", [border])) for border in (GENERATION_BEGINS, GENERATION_ENDS))
+        return concat([begin, caller(), end])
+
+
+class TracingCodeGenerator(CodeGenerator):
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+        self.write("environment.concat(map(environment.finalize, (")
+        for operand in node.nodes:
+            self.visit(operand, frame)
+            self.write(", ")
+        self.write(")))")
+
+    def visit_ScopedEvalContextModifier(self, node: nodes.ScopedEvalContextModifier, frame: Frame) -> None:  # noqa: N802
+        raise TemplateSyntaxError("the tag 'autoescape' has no place in a chat template", node.lineno)
+
+
+class TemplateNamespace(Namespace):
+    """Jinja's `namespace`, without the names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=...)` works, as in Jinja
+        self, *rest = args
+        attributes = dict(*rest, **kwargs)
+        for name in attributes:
+            check_attribute(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        check_attribute(name)
+        Namespace.__setitem__(self, name, value)
+
+
+
+def check_attribute(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace takes no name that begins with an underscore ({name!r})")
+
+
+class TemplateDict:
+    """`dict(...)` and `dict.fromkeys(...)`, and nothing else of the type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class ChatEnvironment(ImmutableSandboxedEnvironment):
+    """transformers' sandbox for chat templates, with origins kept."""
+
+    code_generator_class = TracingCodeGenerator
+    concat = staticmethod(concat)  # type: ignore[assignment]
+    intercepted_binops = frozenset(["%", "*"])
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=text_of
+        )
+        for name, function in list(self.filters.items()):
+            if name in REFUSED_FILTERS:
+                del self.filters[name]
+            elif name not in PASSING_FILTERS:
+                self.filters[name] = blurring(function)
+        self.filters.update(
+            tojson=to_json, string=text_of, safe=text_of, join=join_filter, replace=replace_filter, indent=indent_filter
+        )
+        del self.globals["lipsum"]
+        self.globals.update(
+            raise_exception=raise_exception, strftime_now=strftime_now, dict=TemplateDict(), namespace=TemplateNamespace
+        )
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        raise SecurityError(f"it reaches for the Python attribute {attribute!r}")
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, Traced) and not hasattr("", attr))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+        text = getattr(__obj, "__self__", None)
+        if not isinstance(text, str) or not __self.is_safe_callable(__obj):
+            return super().call(__context, __obj, *args, **kwargs)
+        method = getattr(Traced(text, origins_of(text)), __obj.__name__)  # '-'.join(content) must follow the content
+        return blurred(super().call(__context, method, *args, **kwargs), text, args, kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        return blurred(super().call_binop(context, operator, left, right), left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        plain = super().wrap_str_format(value)
+        return plain and (lambda *args, **kwargs: format_text(self, plain, value.__self__, args, kwargs))
+
+
+def blurring(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose result, where it is text, is as untrusted as what went in."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return blurred(function(*args, **kwargs), args, kwargs)
+
+    return update_wrapper(wrapped, function)
+
+
+@jinja2.pass_environment
+def join_filter(
+    environment: jinja2.Environment, value: Any, d: str = "", attribute: str | int | None = None
+) -> str:
+    """Jinja's `join`."""
+    if attribute is not None:
+        value = map(lambda item: environment.getitem(item, attribute), value)
+    return join(text_of(d), map(text_of, value))
+
+
+def replace_filter(text: Any, old: Any, new: Any, count: int | None = None) -> str:
+    """Jinja's `replace`."""
+    text, old, new = text_of(text), text_of(old), text_of(new)
+    if not isinstance(text, Traced):
+        text = Traced(text, origins_of(text))
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def indent_filter(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja's `indent`: every line but the first, unless told, and no empty one, unless told."""
+    margin = width if isinstance(width, str) else " " * width
+    lines = concat([text, "\n"]).splitlines()
+    return join("\n", (margin + line if (number or first) and (line or blank or not number) else line
+                       for number, line in enumerate(lines)))
+
+
+def format_text(
+    environment: ChatEnvironment, plain: Callable[..., str], text: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """`text.format(...)`: followed for fields with no format of their own, untrusted as a whole for others."""
+    formatter = SandboxedFormatter(environment)
+    pieces, position = [], 0
+    whole = plain(*args, **kwargs)
+    for literal, field, spec, conversion in formatter.parse(str.__str__(text)):
+        pieces.append(literal)
+        if field is None:
+            continue
+        if spec or conversion or isinstance(text, Traced):
+            return blurred(whole, text, args, kwargs)
+        if not field:
+            field, position = str(position), position + 1
+        pieces.append(text_of(formatter.get_field(field, args, kwargs)[0]))
+    return concat(pieces) if not isinstance(text, Traced) else blurred(whole, text)
+
+
+def raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def strftime_now(format: str) -> str:
+    return blurred(datetime.now().strftime(format), format)
