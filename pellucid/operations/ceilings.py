@@ -6,13 +6,14 @@ prompt is bound by the first, writing tokens one at a time by the second.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as functional
+import torch.nn.functional as F
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MATRIX = 1024  # 2 * 1024**3 operations a product: long beside the call, short beside a second
@@ -34,7 +35,7 @@ def fastest(function: Callable[[], object], seconds: float) -> float:
     """The shortest time in seconds that one call took, among those that fit into about `seconds` (two at least)."""
     started = time.perf_counter()
     function()
-    best, runs = float("inf"), 0
+    best, runs = math.inf, 0
     while runs < 2 or time.perf_counter() - started < seconds:
         before = time.perf_counter()
         function()
@@ -45,21 +46,25 @@ def fastest(function: Callable[[], object], seconds: float) -> float:
 @torch.inference_mode()
 def measure_ceilings(precisions: Sequence[str] = PRECISIONS) -> Ceilings:
     """Measure both ceilings with the threads that torch has now. Takes about a second."""
-    matmul = {name: matmul_rate(getattr(torch, name)) for name in precisions}
-    return Ceilings(matmul=matmul, memory_read=read_rate())
+    matmul, memory_read = dict.fromkeys(precisions, 0.0), 0.0
+    for _ in range(2):  # in turn, so that a machine that slows down for a moment spoils no single figure
+        for name in precisions:
+            matmul[name] = max(matmul[name], matmul_rate(getattr(torch, name)))
+        memory_read = max(memory_read, read_rate())
+    return Ceilings(matmul, memory_read)
 
 
-def matmul_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
+def matmul_rate(dtype: torch.dtype, seconds: float = 0.08) -> float:
     """GFLOP/s of a square matrix product as layers ask for it: 2 N^3 operations, a product and a sum each."""
     inputs, weight = (torch.full((MATRIX, MATRIX), 0.5, dtype=dtype) for _ in range(2))
     part = inputs[: MATRIX // 16]
-    if 16 * fastest(lambda: functional.linear(part, weight), 0) > seconds:  # this processor has no kernel for the type
+    if 16 * fastest(lambda: F.linear(part, weight), 0) > seconds:  # this processor has no kernel for the type
         inputs = part
-    took = fastest(lambda: functional.linear(inputs, weight), seconds)
+    took = fastest(lambda: F.linear(inputs, weight), seconds)
     return 2 * inputs.numel() * MATRIX / took / 1e9
 
 
-def read_rate(seconds: float = 0.25) -> float:
+def read_rate(seconds: float = 0.1) -> float:
     """GB/s of finding the largest of many numbers, which does nothing that takes longer than reading them."""
     count = max(PROBE_BYTES, 2 * last_level_cache()) // 4
     numbers = torch.zeros(count, dtype=torch.int32)
@@ -79,12 +84,12 @@ def time_requests(precisions: Sequence[str]) -> dict[str, float]:
 
     The weights pass through memory once for the prompt and once for each token of the answer, as in a real request.
     """
-    best = dict.fromkeys(precisions, float("inf"))
+    best = dict.fromkeys(precisions, math.inf)
     weights = {
         name: [torch.full((TRIAL_OUT, TRIAL_IN), 0.5, dtype=getattr(torch, name)) for _ in range(TRIAL_LAYERS)]
         for name in precisions
     }
-    for _ in range(2):  # in turn, so that a machine that slows down meanwhile slows all alike
+    for _ in range(2):  # in turn, as above
         for name, matrices in weights.items():
             prompt = torch.full((TRIAL_TOKENS, TRIAL_IN), 0.5, dtype=getattr(torch, name))
             reading = fastest_pass(prompt, matrices)
@@ -98,6 +103,6 @@ def fastest_pass(tokens: torch.Tensor, matrices: Sequence[torch.Tensor]) -> floa
 
     def through() -> None:
         for matrix in matrices:
-            functional.linear(tokens, matrix)
+            F.linear(tokens, matrix)
 
     return fastest(through, 0)

@@ -1,0 +1,210 @@
+"""`pellucid doctor`: what this machine has, what is in use of it, and why the rest is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pellucid.operations.hardware import Features, Precision
+
+Report = dict[str, Any]
+
+# Instruction sets that decide the speed of matrix products, by architecture: shown whether they are there or not.
+EXPECTED = {
+    "x86_64": ("AVX2", "AVX512F", "AVX512-BF16", "AVX512-VNNI", "AMX-BF16"),
+    "aarch64": ("NEON", "NEON-DOT", "ARM-BF16", "ARM-I8MM", "SVE"),
+}
+WITH_BFLOAT16 = {"AVX512-BF16", "AMX-BF16", "ARM-BF16"}
+VARIABLES = (
+    "PELLUCID_PRECISION",
+    "PELLUCID_CACHE",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Choose the precision anew instead of remembering the choice.")
+    ] = False,
+) -> None:
+    """Say what this machine has, measure what it can do, and say which precision and kernels are in use, and why.
+
+    Takes about two seconds. PELLUCID_PRECISION=float32 (or bfloat16, float16) overrides the choice of precision.
+
+    Example: pellucid doctor --json
+    """
+    report = examine(remeasure)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+def examine(remeasure: bool = False) -> Report:
+    """Everything that `pellucid doctor` says, by section. Measures for about two seconds."""
+    from pellucid.operations.ceilings import measure_ceilings
+    from pellucid.operations.hardware import best_precision, features
+
+    machine = features()
+    ceilings = measure_ceilings()
+    precision = best_precision(remeasure=remeasure)
+    return {
+        "machine": examine_machine(machine),
+        "torch": examine_torch(machine),
+        "ceilings": {"matmul_gflops": ceilings.matmul, "memory_read_gb_per_s": ceilings.memory_read},
+        "precision": {**asdict(precision), "refused": why_not(precision, machine)},
+        "kernels": examine_kernels(),
+        "models": examine_models(),
+        "folders": examine_folders(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "notes": list(notes(machine)),
+    }
+
+
+def examine_machine(machine: Features) -> dict[str, Any]:
+    expected = EXPECTED.get(machine.architecture, ())
+    compilers = (shutil.which(name) for name in ("c++", "g++", "clang++"))
+    return {
+        "processor": machine.processor,
+        "architecture": machine.architecture,
+        "instructions": list(machine.instructions),
+        "missing": [name for name in expected if name not in machine.instructions],
+        "cores": machine.cores,
+        "memory_total": machine.memory_total,
+        "memory_available": machine.memory_available,
+        "gpus": list(machine.gpus),
+        "compiler": next((path for path in compilers if path), None),
+    }
+
+
+def examine_torch(machine: Features) -> dict[str, Any]:
+    return {
+        "version": machine.torch_version,
+        "threads": machine.threads,
+        "vector_instructions": machine.torch_capability,
+    }
+
+
+def examine_kernels() -> dict[str, Any]:
+    """What computes each operation: PyTorch, and the library behind it."""
+    import torch
+
+    onednn = "oneDNN" if torch.backends.mkldnn.is_available() else "its own kernels"  # type: ignore[no-untyped-call]
+    mkl = "MKL" if torch.backends.mkl.is_available() else onednn  # type: ignore[no-untyped-call]
+    return {
+        "linear": {"float32": f"PyTorch with {mkl}", "bfloat16": f"PyTorch with {onednn}"},
+        "attention": "PyTorch's scaled_dot_product_attention",
+    }
+
+
+def why_not(precision: Precision, machine: Features) -> dict[str, str]:
+    """Why each of the other precisions was refused."""
+    from pellucid.operations.ceilings import PRECISIONS
+
+    return {name: refusal(name, precision, machine) for name in PRECISIONS if name != precision.name}
+
+
+def refusal(name: str, precision: Precision, machine: Features) -> str:
+    if not precision.seconds:
+        return f"{precision.name} was asked for"
+    if name not in precision.seconds:
+        return "not a candidate: it overflows in models that were trained in bfloat16"
+    if name == "bfloat16" and not WITH_BFLOAT16 & set(machine.instructions):
+        reason = "this processor has no instructions for it"
+    elif precision.seconds[name] < precision.seconds[precision.name]:
+        reason = "not faster by enough to give up float32's exactness"
+    else:
+        reason = "slower"
+    return f"{reason}: {precision.seconds[name]:.2f} s against {precision.seconds[precision.name]:.2f} s"
+
+
+def examine_models() -> dict[str, Any]:
+    from pellucid.checkpoints.source import PACKAGED, packaged_source
+    from pellucid.errors import PellucidError
+
+    found: dict[str, Any] = {}
+    for name in PACKAGED:
+        try:
+            found[name] = str(packaged_source(name).path)
+        except PellucidError as error:
+            found[name] = f"missing: {error}"
+    return found
+
+
+def examine_folders() -> dict[str, Any]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from pellucid.operations.hardware import cache_folder
+
+    return {"cache": str(cache_folder()), "hub_cache": str(HF_HUB_CACHE)}
+
+
+def notes(machine: Features) -> Iterator[str]:
+    """What is worth changing, one sentence each."""
+    if machine.threads > machine.cores:
+        yield (
+            f"torch uses {machine.threads} threads on {machine.cores} usable cores, which slows it down; "
+            f"set OMP_NUM_THREADS={machine.cores}"
+        )
+    if machine.threads < machine.cores:
+        yield f"torch uses {machine.threads} of {machine.cores} usable cores; OMP_NUM_THREADS sets how many"
+    if "AVX512F" in machine.instructions and machine.torch_capability != "AVX512":
+        yield (
+            f"the processor has AVX512, but torch uses {machine.torch_capability}; "
+            "unset ATEN_CPU_CAPABILITY or install a torch that was built for it"
+        )
+
+
+def show(report: Report) -> None:
+    """Print the report for a reader."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines(report):
+        table.add_row(name, text)
+    Console(soft_wrap=False, highlight=False, markup=False).print(table)
+
+
+def lines(report: Report) -> Iterator[tuple[str, str]]:
+    """(what, text) of each line of the report."""
+    machine, torch, ceilings, precision = (report[name] for name in ("machine", "torch", "ceilings", "precision"))
+    missing = f" (not there: {', '.join(machine['missing'])})" if machine["missing"] else ""
+    gib = 2**30
+    yield "processor", f"{machine['processor']}, {machine['architecture']}, {machine['cores']} usable cores"
+    yield "instructions", (" ".join(machine["instructions"]) or "unknown") + missing
+    yield "memory", f"{machine['memory_total'] / gib:.1f} GiB, {machine['memory_available'] / gib:.1f} GiB available"
+    yield "GPU", ", ".join(machine["gpus"]) or "none"
+    yield "compiler", machine["compiler"] or "none (nothing needs one)"
+    yield "torch", f"{torch['version']}, {torch['threads']} threads, {torch['vector_instructions']} kernels"
+    for name, rate in ceilings["matmul_gflops"].items():
+        yield f"matmul {name}", f"{rate:.0f} GFLOP/s"
+    yield "memory read", f"{ceilings['memory_read_gb_per_s']:.0f} GB/s"
+    yield "precision", precision["reason"]
+    for name, reason in precision["refused"].items():
+        yield f"not {name}", reason
+    yield "linear", ", ".join(f"{name}: {kernel}" for name, kernel in report["kernels"]["linear"].items())
+    yield "attention", report["kernels"]["attention"]
+    for name, path in report["models"].items():
+        yield f"model {name}", path
+    yield "cache", f"{report['folders']['cache']}; of the hub: {report['folders']['hub_cache']}"
+    for name, value in report["environment"].items():
+        yield name, value
+    for note in report["notes"]:
+        yield "note", note
