@@ -166,7 +166,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             elif name not in PASSING_FILTERS:
                 self.filters[name] = blurring(function)
         self.filters.update(
-            tojson=to_json, string=text_of, safe=text_of, join=join_filter, replace=replace_filter, indent=indent_filter
+            tojson=to_json, string=text_of, safe=Markup, join=join_filter, replace=replace_filter, indent=indent_filter
         )
         del self.globals["lipsum"]
         self.globals.update(
@@ -201,6 +201,30 @@ def blurring(function: Callable[..., Any]) -> Callable[..., Any]:
         return blurred(function(*args, **kwargs), args, kwargs)
 
     return update_wrapper(wrapped, function)
+
+
+class Markup(Traced):
+    """What `safe` gives: text that escapes, for HTML, what is added to it. Some templates do so without knowing."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: Any, origins: array[int] | None = None) -> Markup:
+        text = text_of(text)
+        return super().__new__(cls, text, origins_of(text) if origins is None else origins)  # type: ignore[return-value]
+
+    def __add__(self, other: str) -> Markup:
+        return Markup(concat([self, escaped(other)])) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: str) -> Markup:
+        return Markup(concat([escaped(other), self])) if isinstance(other, str) else NotImplemented
+
+
+def escaped(text: str) -> str:
+    if isinstance(text, Markup):
+        return text
+    for char, entity in (("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ('"', "&#34;")):
+        text = replace_filter(text, char, entity)
+    return text
 
 
 @jinja2.pass_environment
