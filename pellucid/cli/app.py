@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from pellucid.errors import PellucidError
+from pellucid.errors import PellucidError, did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -106,6 +106,8 @@ def take_debug(arguments: Sequence[str]) -> tuple[bool, list[str]]:
 def usage(error: typer.TyperException) -> str:
     """What was asked wrongly, in one line, and which help says how to ask."""
     message = " ".join(error.format_message().split())
+    if near := getattr(error, "possibilities", None):  # an option that does not exist, and those that look like it
+        message = error.message + did_you_mean(getattr(error, "option_name", ""), near)
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path} --help)" if context else message
 

@@ -103,8 +103,8 @@ def examine_kernels() -> dict[str, Any]:
     """What computes each operation: PyTorch, and the library behind it."""
     import torch
 
-    onednn = "oneDNN" if torch.backends.mkldnn.is_available() else "its own kernels"  # type: ignore[no-untyped-call]
-    mkl = "MKL" if torch.backends.mkl.is_available() else onednn  # type: ignore[no-untyped-call]
+    onednn = "oneDNN" if torch.backends.mkldnn.is_available() else "its own kernels"
+    mkl = "MKL" if torch.backends.mkl.is_available() else onednn
     return {
         "linear": {"float32": f"PyTorch with {mkl}", "bfloat16": f"PyTorch with {onednn}"},
         "attention": "PyTorch's scaled_dot_product_attention",

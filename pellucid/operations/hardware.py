@@ -72,7 +72,7 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        return getattr(torch, self.name)  # type: ignore[no-any-return]
+        return getattr(torch, self.name)
 
 
 def features() -> Features:
