@@ -36,7 +36,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What the small files and the headers of a model folder say. family None: the model type is "pellucid", names ours."""
+    """What the small files and headers of a model folder say. family None: the model type is "pellucid", names ours."""
 
     path: Path
     hf_config: Mapping[str, Any]

@@ -174,7 +174,8 @@ class GGUF:
         stored = FORMATS[number]
         if shape[-1] % stored.block:
             raise InputError(
-                f"{self.path}: the tensor {name!r} has rows of {shape[-1]}, no multiple of {stored.block} ({stored.name})"
+                f"{self.path}: the tensor {name!r} has rows of {shape[-1]}, no multiple of {stored.name}'s "
+                f"{stored.block}"
             )
         return shape, stored, cursor.number("<Q", f"the offset of {name!r}")
 
