@@ -156,6 +156,20 @@ class Conversation:
             number = self._first_refused(str(error), variables) if count is None else count
             raise InputError(f"message {number}: the chat template refuses the conversation: {said(error)}") from error
 
+    def opening(self) -> str:
+        """The generation prompt as it stands after a user's message; "" if that cannot be told."""
+        user = [{"role": "user", "content": "?"}]
+        try:
+            before, prompt = (
+                str.__str__(
+                    render(self.template, {**self.variables, "messages": user, "add_generation_prompt": wanted}).text
+                )
+                for wanted in (False, True)
+            )
+        except RENDERING_ERRORS:
+            return ""
+        return prompt[len(before) :] if prompt.startswith(before) else ""
+
     def _first_refused(self, complaint: str, variables: dict[str, Any]) -> int:
         """The number of the message at which the template first makes this complaint."""
         for count in range(1, len(self.messages)):

@@ -16,12 +16,13 @@ earlier turns when later ones come (a reasoning model's template drops old thoug
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from pellucid.errors import InputError
-from pellucid.tokenizer.provenance import Traced
+from pellucid.tokenizer.provenance import SCAFFOLD, Traced, origins_of, traced_in
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.conversation import Conversation
@@ -40,12 +41,25 @@ def assistant_mask(
     tokenizer: ChatTokenizer,
 ) -> list[bool]:
     """One bool for each of the ids in `encoded`, which holds those of each piece of the rendered text."""
+    check_calls(conversation, rendered.text)
     spans = rendered.generated or TurnFinder(conversation, rendered.text, splitter, tokenizer.stop_ids).spans()
     return [
         said
         for piece, ids in zip(pieces, encoded)
         for said in mask_of_piece(piece, ids, spans, str.__str__(rendered.text), tokenizer)
     ]
+
+
+def check_calls(conversation: Conversation, text: Traced) -> None:
+    """InputError where the template drops a tool call: the assistant would be taught to say nothing in its place."""
+    present = set(text.origins)
+    for number, message in enumerate(conversation.messages, 1):
+        for call in message.get("tool_calls") or () if message["role"] == "assistant" else ():
+            if all(present.isdisjoint(string.origins) for string in traced_in(call.get("function", call))):
+                raise InputError(
+                    f"message {number}: the chat template leaves out its tool call, so it cannot be learnt from: "
+                    "write the call into 'content' as the model is to say it"
+                )
 
 
 def mask_of_piece(
@@ -85,56 +99,75 @@ class TurnFinder:
         self.plain = str.__str__(text)
         self.splitter = splitter
         self.stops = frozenset(stop_ids)
+        self.opening = conversation.opening()
+        self.begins: int | None = None
+        self.begins = self.first_control(self.opening)
 
     def spans(self) -> list[Span]:
-        found = []
-        for number, message in enumerate(self.conversation.messages):
-            if message["role"] == "assistant":
-                span = self.span(number)
-                if span is not None:
-                    found.append(span)
-        return found
+        roles = [message["role"] for message in self.conversation.messages]
+        found = [self.span(number) for number, role in enumerate(roles) if role == "assistant"]
+        return [span for span in found if span is not None]
 
     def span(self, number: int) -> Span | None:
         """Where the turn is; None if the template leaves the message out."""
-        before = self.conversation.render(number).text
         through = self.conversation.render(number + 1).text
-        if str.__str__(before) == str.__str__(through):
-            return None
-        prompt = self.conversation.render(number, add_generation_prompt=True).text
-        start = self.start(number, before, prompt, self.text)
-        own = self.conversation.ledger.span(number)
-        last = last_index(through.origins, *own)
-        if last is None:  # the message has no text of its own: an empty answer
-            begin, tail = start, through.cut(self.start(number, before, prompt, through), len(through))
+        if number == 0:
+            start, own_start = self.first_start(self.text), self.first_start(through)
         else:
-            begin, tail = self.last_said(number, through, last, start), through.cut(last + 1, len(through))
-        return start, self.end(number, tail, begin)
+            before = self.conversation.render(number).text
+            if str.__str__(before) == str.__str__(through):
+                return None
+            prompt = self.conversation.render(number, add_generation_prompt=True).text
+            start, own_start = (self.start(number, before, prompt, text) for text in (self.text, through))
+        said = self.said(number, start, through)
+        last = last_index(through.origins, *self.conversation.ledger.span(number))
+        tail = through.cut(own_start if last is None else last + 1, len(through))
+        return start, self.end(number, said, tail.cut(0, scaffold_length(tail)))
+
+    def first_start(self, text: Traced) -> int:
+        """`start` of a conversation's first message, before which there is nothing to compare with: the generation
+        prompt is looked for as it stands after a user's message."""
+        opening = self.opening
+        first = str.__str__(text.cut(0, scaffold_length(text)))
+        while opening and opening not in first:  # without `<think>`, say
+            opening = self.whole_tokens(opening[:-1])
+        if not opening:
+            raise self.defeated(0)
+        return first.rindex(opening) + len(opening)
 
     def start(self, number: int, before: Traced, prompt: Traced, text: Traced) -> int:
-        """Where in `text` the generation prompt of a turn ends, as far as `text` has it."""
-        anchor = last_index(prompt.origins, 1, None)
-        if anchor is None:
-            place, tail = 0, str.__str__(prompt)
-        else:
-            occurrence = prompt.origins.count(prompt.origins[anchor])
-            found = nth_index(text.origins, prompt.origins[anchor], occurrence)
-            if found is None:
-                raise self.defeated(number)
-            place, tail = found + 1, str.__str__(prompt)[anchor + 1 :]
+        """Where in `text` the generation prompt of a turn ends, as far as `text` has it.
+
+        `before` and `prompt` are the messages before the turn, without and with the generation prompt.
+        """
+        place, tail = self.anchor(number, prompt, text)
         plain = str.__str__(text)
         if plain.startswith(tail, place):
             return place + len(tail)
-        scaffold = sum(1 for _ in takewhile(lambda origin: origin == 0, text.origins[place:]))
-        opening = str.__str__(prompt).removeprefix(str.__str__(before)) if prompt.startswith(before) else ""
-        if opening:
-            found = plain.find(opening, place, place + scaffold)
-            if found >= 0:
-                return found + len(opening)
-        common = self.whole_tokens(common_prefix(plain[place : place + scaffold], tail))
-        if len(common) <= len(tail) - len(opening) and opening:
+        written = plain[place : place + scaffold_length(text, place)]
+        opening = str.__str__(prompt).removeprefix(str.__str__(before))
+        if opening and len(opening) < len(prompt) and opening in written:
+            return place + written.index(opening) + len(opening)
+        closing = tail.removesuffix(opening)  # what ends the message before
+        common = self.whole_tokens(common_prefix(written, tail))
+        if len(common) > len(closing):  # a part of the generation prompt: without `<think>`, say
+            return place + len(common)
+        if written == closing:  # the template goes on without it, after a tool's result
+            return place + len(closing)
+        if len(closing) == len(tail) and common:  # a template that always writes the generation prompt
+            return place + len(common)
+        raise self.defeated(number)
+
+    def anchor(self, number: int, prompt: Traced, text: Traced) -> tuple[int, str]:
+        """The place in `text` after the last character of the messages before, and what `prompt` has after that."""
+        high = self.conversation.ledger.span(number)[0] or None
+        last = last_index(prompt.origins, self.conversation.ledger.span(0)[0] or 1, high)
+        if last is None:
+            return 0, str.__str__(prompt)
+        found = nth_index(text.origins, prompt.origins[last], prompt.origins.count(prompt.origins[last]))
+        if found is None:
             raise self.defeated(number)
-        return place + len(common)
+        return found + 1, str.__str__(prompt)[last + 1 :]
 
     def whole_tokens(self, text: str) -> str:
         """The beginning of `text` up to the last structural token or end of line."""
@@ -143,37 +176,65 @@ class TurnFinder:
             stop = max(stop, match.end())
         return text[:stop]
 
-    def last_said(self, number: int, through: Traced, last: int, start: int) -> int:
-        """Where in the whole text the message's own text ends."""
+    def said(self, number: int, start: int, through: Traced) -> int:
+        """Where in the whole text the message's own text ends (`start`, if it has none there).
+
+        A later message may repeat some of it (the name of the tool that answers): such copies are not in `through`.
+        """
         low, high = self.conversation.ledger.span(number)
-        for index in range(last, -1, -1):
-            origin = through.origins[index]
-            if low <= origin < high:
-                found = nth_index(self.text.origins, origin, through.origins[: index + 1].count(origin))
-                if found is not None:
-                    return max(start, found + 1)
-        return start
+        copies = Counter(origin for origin in through.origins if low <= origin < high)
+        end, later = start, False
+        for place in range(start, len(self.plain)):
+            origin = self.text.origins[place]
+            if low <= origin < high and later:
+                copies[origin] -= 1
+                if copies[origin] >= 0:  # said after the answer to it
+                    raise self.defeated(number)
+            elif low <= origin < high:
+                copies[origin] -= origin in copies
+                end = place + 1 if copies[origin] >= 0 else end
+            else:
+                later = later or self.is_later(origin, number)
+        return end
 
-    def end(self, number: int, tail: Traced, begin: int) -> int:
-        """Where in the whole text the turn that was said up to `begin` ends; `tail` follows it where it is the last."""
-        tokens = [piece for piece in self.splitter.split(tail) if piece.id is not None and self.is_control(piece.id)]
-        ends = [piece for piece in tokens if piece.id in self.stops][:1] or tokens[-1:]
-        if ends:
-            written = str.__str__(tail)[: ends[0].start]
-            place = begin + len(written)
-            token = self.splitter.pattern.match(self.plain, place)
-            if not self.plain.startswith(written, begin) or token is None:
+    def is_later(self, origin: int, number: int) -> bool:
+        source = self.conversation.ledger.source(origin)
+        return source is not None and source.message is not None and source.message > number
+
+    def end(self, number: int, said: int, tail: Traced) -> int:
+        """Where in the whole text the turn ends, whose own text ends at `said`.
+
+        It ends with the first token that stops generation. A tokenizer may not know its own: then with the last
+        control token of `tail`, the scaffold after the message where it is the last one. Where none comes before
+        another turn begins, the template ends turns with nothing.
+        """
+        window = self.control_tokens(self.text.cut(said, said + scaffold_length(self.text, said)))
+        stop = next((piece for piece in window if piece.id in self.stops), None)
+        if stop is not None:
+            return said + stop.stop
+        written = str.__str__(tail)
+        controls = self.control_tokens(tail)
+        if not controls:
+            begins = [piece.start for piece in self.splitter.split(tail) if self.splitter.is_control(piece.id)]
+            written = written[: begins[0]] if begins else written
+            if not self.plain.startswith(written, said):
                 raise self.defeated(number)
-            return token.end()
-        if not self.plain.startswith(str.__str__(tail), begin):
+            return said + len(written)
+        place = controls[-1].start
+        same = next((piece for piece in window if piece.start == place), None)  # or another token in its place
+        if same is None or not self.plain.startswith(written[:place], said):
             raise self.defeated(number)
-        place = begin + len(tail)
-        token = self.splitter.pattern.match(self.plain, place)
-        follows = token is not None and self.splitter.tokens[token.group()].id in self.stops
-        return token.end() if token is not None and follows else place
+        return said + same.stop
 
-    def is_control(self, token: int) -> bool:
-        return any(added.id == token and added.special for added in self.splitter.tokens.values())
+    def control_tokens(self, scaffold: Traced) -> list[Piece]:
+        """Those before the next turn begins."""
+        pieces = takewhile(lambda piece: piece.id is None or piece.id != self.begins, self.splitter.split(scaffold))
+        return [piece for piece in pieces if self.splitter.is_control(piece.id)]
+
+    def first_control(self, text: str) -> int | None:
+        """The first control token of `text` that is not one that ends a turn."""
+        pieces = self.control_tokens(Traced(text, origins_of(text)))
+        return next((piece.id for piece in pieces if piece.id not in self.stops), None)
 
     def defeated(self, number: int) -> InputError:
         return InputError(
@@ -182,7 +243,15 @@ class TurnFinder:
         )
 
 
-def last_index(origins: array[int], low: int, high: int | None) -> int | None:
+def scaffold_length(text: Traced, start: int = 0) -> int:
+    """How many characters of scaffold stand at `start`."""
+    length = 0
+    while start + length < len(text) and text.origins[start + length] == SCAFFOLD:
+        length += 1
+    return length
+
+
+def last_index(origins: array[int], low: int, high: int | None = None) -> int | None:
     """The last place of an origin from `low` up to, not including, `high`."""
     for index in range(len(origins) - 1, -1, -1):
         if origins[index] >= low and (high is None or origins[index] < high):

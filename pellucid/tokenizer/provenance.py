@@ -227,5 +227,7 @@ def json_escaped(text: str, ensure_ascii: bool) -> str:
         return whole
     if len(whole) == len(text):
         return Traced(whole, text.origins)
-    return concat(Traced(part, array("q", [origin]) * len(part)) for part, origin in
-                  ((escape(char), origin) for char, origin in zip(str.__str__(text), text.origins)))
+    return concat(
+        Traced(part, array("q", [origin]) * len(part))
+        for part, origin in ((escape(char), origin) for char, origin in zip(str.__str__(text), text.origins))
+    )

@@ -133,7 +133,6 @@ class TemplateNamespace(Namespace):
         Namespace.__setitem__(self, name, value)
 
 
-
 def check_attribute(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace takes no name that begins with an underscore ({name!r})")
@@ -157,9 +156,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["%", "*"])
 
     def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=text_of
-        )
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=text_of)
         for name, function in list(self.filters.items()):
             if name in REFUSED_FILTERS:
                 del self.filters[name]
@@ -228,9 +225,7 @@ def escaped(text: str) -> str:
 
 
 @jinja2.pass_environment
-def join_filter(
-    environment: jinja2.Environment, value: Any, d: str = "", attribute: str | int | None = None
-) -> str:
+def join_filter(environment: jinja2.Environment, value: Any, d: str = "", attribute: str | int | None = None) -> str:
     """Jinja's `join`."""
     if attribute is not None:
         value = map(lambda item: environment.getitem(item, attribute), value)
@@ -249,8 +244,13 @@ def indent_filter(text: Any, width: int | str = 4, first: bool = False, blank: b
     """Jinja's `indent`: every line but the first, unless told, and no empty one, unless told."""
     margin = width if isinstance(width, str) else " " * width
     lines = concat([text, "\n"]).splitlines()
-    return join("\n", (margin + line if (number or first) and (line or blank or not number) else line
-                       for number, line in enumerate(lines)))
+    return join(
+        "\n",
+        (
+            margin + line if (number or first) and (line or blank or not number) else line
+            for number, line in enumerate(lines)
+        ),
+    )
 
 
 def format_text(

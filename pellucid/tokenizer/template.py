@@ -69,9 +69,13 @@ class Splitter:
             for token in tokenizer.added
             if token.content and (token.special or (token.content in written and not token.content.isspace()))
         }
+        self._control = {token.id for token in self.tokens.values() if token.special}
         self.pattern = pattern_of(frozenset(self.tokens))
         self.forged: list[int] = []  # where the conversation spells a structural token
         self._ledger = ledger
+
+    def is_control(self, token: int | None) -> bool:
+        return token in self._control
 
     def split(self, text: Traced) -> list[Piece]:
         """The whole of `text`, in order."""

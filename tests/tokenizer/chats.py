@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
+from pellucid.errors import InputError
 from pellucid.tokenizer.alphabet import ALPHABET
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.references import REFERENCES
@@ -46,7 +48,7 @@ TOOLS = [
     }
 ]
 
-USER, OTHER = {"role": "user", "content": "Où est <b>Oslo</b> & \"co\"?"}, {"role": "user", "content": "And Rome?\n"}
+USER, OTHER = {"role": "user", "content": 'Où est <b>Oslo</b> & "co"?'}, {"role": "user", "content": "And Rome?\n"}
 SYSTEM = {"role": "system", "content": "Be brief: it's late."}
 SAID, SAID_LATER = {"role": "assistant", "content": "In Norway."}, {"role": "assistant", "content": "  In Italy!"}
 CALLED = {"role": "assistant", "content": "", "tool_calls": [call("weather", {"city": "Oslo", "days": 2})]}
@@ -78,7 +80,12 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
     ),
     "thinking": ([USER, THOUGHT, OTHER, THOUGHT_LATER], None),
     "thinking and calling": (
-        [USER, {**CALLED, "reasoning_content": "I must look."}, result("weather", "snow"), {**TOLD, "reasoning_content": "Cold."}],
+        [
+            USER,
+            {**CALLED, "reasoning_content": "I must look."},
+            result("weather", "snow"),
+            {**TOLD, "reasoning_content": "Cold."},
+        ],
         TOOLS,
     ),
     "thinking aloud": (
@@ -93,12 +100,17 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
 
 @cache
 def definition() -> dict[str, Any]:
-    """A byte-level tokenizer.json without merges, whose added tokens are those of all families at hand."""
+    """A byte-level tokenizer.json whose added tokens are those of all families at hand."""
+    return definition_of(family_tokens())
+
+
+def definition_of(tokens: tuple[str, ...]) -> dict[str, Any]:
+    """A byte-level tokenizer.json without merges."""
     vocab = {character: number for number, character in enumerate(ALPHABET)}
     added = [
         {"id": 256 + number, "content": token, "special": not plain_tag(token), "normalized": False,
          "single_word": False, "lstrip": False, "rstrip": False}
-        for number, token in enumerate(family_tokens())
+        for number, token in enumerate(tokens)
     ]  # fmt: skip
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
@@ -119,24 +131,75 @@ def plain_tag(token: str) -> bool:
 @cache
 def family_tokens() -> tuple[str, ...]:
     """Every control token that the templates write or their vocabularies hold."""
-    text = "\n".join(TEMPLATES.values())
+    text = "\n".join([*TEMPLATES.values(), *rendered_samples()])
     found = {"<s>", "</s>", "<unk>", "<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"}
-    found |= set(re.findall(r"<\|[A-Za-z_▁.0-9]+\|>|<｜[^｜<>{}' \n]+｜>|\[/?[A-Z]+_[A-Z_]+\]|<\|?[a-z]+\|>|<[a-z]+\|>", text))
-    found |= {"<|tool_call>", "<|turn>", "<|channel>", "<|tool>", "<|tool_response>", "<|think|>", '<|"|>', "<extra_id_0>"}
+    found |= set(
+        re.findall(r"<\|[A-Za-z_▁.0-9]+\|>|<｜[^｜<>{}' \n]+｜>|\[/?[A-Z]+_[A-Z_]+\]|<\|?[a-z]+\|>|<[a-z]+\|>", text)
+    )
+    found |= {
+        "<|tool_call>",
+        "<|turn>",
+        "<|channel>",
+        "<|tool>",
+        "<|tool_response>",
+        "<|think|>",
+        '<|"|>',
+        "<extra_id_0>",
+    }
+    found |= {
+        "[e~[",
+        "]~b]",
+        "]~!b[",
+        "<end_of_sentence>",
+        "<beginning_of_sentence>",
+        "<seed:bos>",
+        "<seed:eos>",
+        "<sep>",
+    }
+    found |= {"<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>", "</assistant>", "</user>", "</system>", "[ARGS]"}
+    found |= set(re.findall(r"</?[a-z_]+:opensource>", text))
     found |= {f"<{slash}{tag}>" for tag in PLAIN_TAGS for slash in ("", "/")}
     return tuple(sorted(found))
 
 
-def tokenizer_with(template: str | None) -> Tokenizer:
-    config = {"bos_token": "<s>", "eos_token": "</s>"}
-    return Tokenizer(definition(), config, {"default": template} if template else {})
+def rendered_samples() -> list[str]:
+    """Templates also put tokens together from parts, which only shows in what they render."""
+    samples = []
+    for template in TEMPLATES.values():
+        tokenizer = Tokenizer({**definition_of(())}, {}, {"default": template})
+        for messages, tools in (CONVERSATIONS["told"], CONVERSATIONS["thinking"]):
+            with suppress(InputError):
+                samples.append(tokenizer.apply_chat_template(messages, tools=tools).text)
+    return samples
+
+
+# What ends a turn, where the tokenizer of the family knows it as its end of sequence.
+ENDS = {
+    "Apertus": "<|assistant_end|>", "ByteDance": "<seed:eos>", "GLM-4": "<|user|>", "GigaChat": "<|message_sep|>",
+    "Kimi-K3": "<|end_of_msg|>", "MiniMax-M1": "<end_of_sentence>", "MiniMax-M": "[e~[",
+    "NVIDIA-Nemotron-Nano": "<SPECIAL_12>", "Reka": "<sep>", "inclusionai": "<|role_end|>", "muse": "<|eot|>",
+    "poolside": "</assistant>", "tencent": "<｜hy_eos:opensource｜>", "upstage": "<|end|>",
+}  # fmt: skip
+
+
+def end_of_sequence(name: str) -> str:
+    return next((end for family, end in ENDS.items() if name.startswith(family)), "</s>")
+
+
+def tokenizer_for(name: str) -> Tokenizer:
+    """A tokenizer with the template of that name."""
+    return tokenizer_with(TEMPLATES[name], end_of_sequence(name))
+
+
+def tokenizer_with(template: str | None, end: str = "</s>") -> Tokenizer:
+    return Tokenizer(definition(), {"bos_token": "<s>", "eos_token": end}, {"default": template} if template else {})
 
 
 @cache
-def reference_tokenizer() -> Any:
+def reference_tokenizer(end: str = "</s>") -> Any:
     """The same tokenizer in transformers."""
     from tokenizers import Tokenizer as LibraryTokenizer
     from transformers import PreTrainedTokenizerFast
 
     library = LibraryTokenizer.from_str(json.dumps(definition()))
-    return PreTrainedTokenizerFast(tokenizer_object=library, bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=library, bos_token="<s>", eos_token=end)
