@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 Definition = dict[str, Any]
 """A tokenizer.json, parsed."""
-
-# Every byte that UTF-8 text can hold: these a byte-level vocabulary must have.
-BYTES_OF_TEXT = [*range(0xC0), *range(0xC2, 0xF5)]
-
 
 class Pipeline(Protocol):
     """What a `Tokenizer` encodes with. `special` looks for control tokens in the text too."""
@@ -58,7 +55,7 @@ class OurPipeline:
         model = definition["model"]
         special = {token.content.encode() for token in added if token.special}
         vocab = {token: number for token, number in vocab.items() if token not in special}
-        self.encoder = BytePairEncoder(
+        self.encoder = Encoder(
             vocab, byte_merges(model["merges"], vocab), splits or None, ignore_merges=bool(model.get("ignore_merges"))
         )
         self.normalize = normalizer_of(definition.get("normalizer"))
@@ -92,6 +89,24 @@ class OurPipeline:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text, special=False) for text in texts]
+
+
+class Encoder(BytePairEncoder):
+    """Our encoder for vocabularies of others, some of which lack bytes (SmolLM2 has no token for 0x04, say).
+
+    Such a byte is left out, as the `tokenizers` library and llama.cpp leave it out; but here it is said.
+    """
+
+    @cached_property
+    def missing(self) -> bytes:
+        return bytes(byte for byte in range(256) if bytes([byte]) not in self.vocab)
+
+    def encode_bytes(self, piece: bytes) -> list[int]:
+        kept = piece.translate(None, self.missing)
+        if kept != piece:
+            lost = ", ".join(f"0x{byte:02X}" for byte in sorted({*piece} - {*kept}))
+            warnings.warn(f"the vocabulary has no token for the byte {lost}, which is left out", stacklevel=2)
+        return super().encode_bytes(kept)
 
 
 class LibraryPipeline:
@@ -165,8 +180,7 @@ def byte_vocabulary(definition: Definition) -> dict[bytes, int] | None:
     lacking = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel" or any(model.get(part) for part in lacking):
         return None
-    vocab = {from_alphabet(token): number for token, number in model["vocab"].items() if ALPHABET.issuperset(token)}
-    return vocab if all(bytes([byte]) in vocab for byte in BYTES_OF_TEXT) else None
+    return {from_alphabet(token): number for token, number in model["vocab"].items() if ALPHABET.issuperset(token)}
 
 
 def byte_merges(
