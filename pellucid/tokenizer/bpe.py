@@ -15,8 +15,8 @@ from pellucid.tokenizer.patterns import Splitter
 
 _NO_RANK = 1 << 62
 _HEAP_FROM = 128  # bytes: below it, searching a short list beats keeping a heap
-_CACHED_LENGTH = 64  # characters: longer pieces hardly return
-_CACHED_PIECES = 1 << 18
+_REMEMBERED_LENGTH = 256  # characters: longer pieces hardly return
+_MEMORY = 1 << 22  # characters, each piece counted with 16 more: some 160,000 words, 40 MB
 
 
 class BytePairEncoder:
@@ -26,7 +26,7 @@ class BytePairEncoder:
     lowest id first. `split` as in `Splitter`. `ignore_merges`: a pre-token that is itself in `vocab` is taken whole.
 
     Lone surrogates, which UTF-8 cannot hold, become U+FFFD, and surrogate pairs the character that they stand for, as
-    in tiktoken (`tokenizers` refuses such text). At most 2^18 pieces of up to 64 characters are remembered.
+    in tiktoken (`tokenizers` refuses such text). What was encoded is remembered, within bounds.
     """
 
     def __init__(
@@ -41,15 +41,19 @@ class BytePairEncoder:
         self.ignore_merges = ignore_merges
         self._rank = _rank_by_id(vocab) if merges is None else _rank_by_order(merges)
         self.splitter = Splitter(split)
-        self._ids = _Pieces(self)
+        self._pretokens = _Memory(lambda pretoken: tuple(self.encode_bytes(pretoken.encode())))
+        self._pieces = _Memory(self._encode_piece) if self.splitter.cuts else self._pretokens
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, in time near-linear in its length whatever it holds."""
         pieces = self.splitter.pieces(text)
         try:
-            return list(chain.from_iterable(map(self._ids.__getitem__, pieces)))
+            return list(chain.from_iterable(map(self._pieces.__getitem__, pieces)))
         except UnicodeEncodeError:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+    def _encode_piece(self, piece: str) -> tuple[int, ...]:
+        return tuple(chain.from_iterable(map(self._pretokens.__getitem__, self.splitter.pretokens(piece))))
 
     def encode_bytes(self, piece: bytes) -> list[int]:
         """The ids of one pre-token."""
@@ -67,9 +71,9 @@ class BytePairEncoder:
         rank = self._rank
         parts = [piece[i : i + 1] for i in range(len(piece))]
         ranks = list(map(rank, parts, parts[1:]))  # ranks[i]: of parts[i] with parts[i + 1]
-        while ranks and (best := min(ranks)) != _NO_RANK:
-            i = ranks.index(best)
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        while ranks and (lowest := min(ranks)) != _NO_RANK:
+            i = ranks.index(lowest)
+            parts[i] += parts.pop(i + 1)
             del ranks[i]
             if i > 0:
                 ranks[i - 1] = rank(parts[i - 1], parts[i])
@@ -125,18 +129,20 @@ def _rank_by_order(merges: Sequence[tuple[bytes, bytes]]) -> Callable[[bytes, by
     return lambda left, right: ranks.get((left, right), _NO_RANK)
 
 
-class _Pieces(dict[str, tuple[int, ...]]):
-    """Piece -> ids, computed when first asked for; emptied when full."""
+class _Memory(dict[str, tuple[int, ...]]):
+    """Text -> ids, computed when first asked for; emptied when full."""
 
-    def __init__(self, encoder: BytePairEncoder) -> None:
+    def __init__(self, compute: Callable[[str], tuple[int, ...]]) -> None:
         super().__init__()
-        self._encoder = encoder
+        self._compute = compute
+        self._room = _MEMORY
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        encoder = self._encoder
-        ids = tuple(i for part in encoder.splitter.pretokens(piece) for i in encoder.encode_bytes(part.encode()))
-        if len(piece) <= _CACHED_LENGTH:
-            if len(self) >= _CACHED_PIECES:
+    def __missing__(self, text: str) -> tuple[int, ...]:
+        ids = self._compute(text)
+        if len(text) <= _REMEMBERED_LENGTH:
+            self._room -= len(text) + 16
+            if self._room < 0:
                 self.clear()
-            self[piece] = ids
+                self._room = _MEMORY
+            self[text] = ids
         return ids

@@ -16,7 +16,7 @@ borders of them (S: a character that is not white space, W: one that is, by Unic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import regex
 
@@ -87,6 +87,8 @@ class Splitter:
         self.sources = resolve(split)
         self._exact = [_compile(source) for source in self.sources]
         cut = _CUTS.get(self.sources)
+        self.cuts = cut is not None
+        """Whether pieces are coarser than pre-tokens."""
         self.pieces: Callable[[str], list[str]] = cut.findall if cut else self._split
         """Text -> pieces that join to it, none of which cuts a pre-token."""
         self.pretokens: Callable[[str], list[str]] = self._split if cut else lambda piece: [piece]
@@ -121,15 +123,14 @@ def _compile(source: str) -> regex.Pattern[str]:
         raise InputError(f"the split pattern {source!r} is not a regular expression: {error}") from None
 
 
-def _isolate(pattern: regex.Pattern[str], text: str) -> Iterable[str]:
+def _isolate(pattern: regex.Pattern[str], text: str) -> list[str]:
     """The matches and what lies between them, in order."""
-    end = 0
+    if not pattern.groups:
+        found = pattern.findall(text)
+        if sum(map(len, found)) == len(text) and all(found):
+            return found
+    parts, end = [], 0
     for match in pattern.finditer(text):
-        start, stop = match.span()
-        if start > end:
-            yield text[end:start]
-        if stop > start:
-            yield text[start:stop]
-        end = stop
-    if end < len(text):
-        yield text[end:]
+        parts += [text[end : match.start()], match[0]]
+        end = match.end()
+    return [part for part in [*parts, text[end:]] if part]
