@@ -19,6 +19,7 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.cache import KVCache, LayerCache
 from pellucid.layers.feed_forward import FeedForward
 from pellucid.layers.norm import LayerNorm, RMSNorm
+from pellucid.layers.packed import PackedLinear, pack_linears
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
@@ -81,7 +82,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         # With post-norm the last block has ended in a norm already.
         self.final_norm = nn.Identity() if config.norm_position == "post" else make_norm(config, config.hidden_size)
-        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head: nn.Module | None = (
+            None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
         self._windows = [config.layer_window(layer) for layer in range(config.num_layers)]
         self._ropes = [config.layer_rope(layer) for layer in range(config.num_layers)]
         if not self.embedding.weight.is_meta:
@@ -117,6 +120,17 @@ class Decoder(nn.Module):
         if self.config.logit_softcap is not None:  # Gemma 2 (2024), section 2
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
+
+    def pack_for_inference(self) -> str | None:
+        """Lay the weights out as the processor's kernels read them: the same answers, two to three times as fast.
+
+        The model can no longer be trained or saved; what its submodules are called and give stays. A head that is tied
+        to the embedding gets a packed copy of its own. Returns why it could not be done, in a few words, or None.
+        """
+        reason = pack_linears(self)
+        if reason is None and self.head is None:
+            self.head = PackedLinear(self.embedding.weight)
+        return reason
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens."""

@@ -233,3 +233,23 @@ def test_a_wrong_config_names_field_value_and_what_is_allowed(change: dict, mess
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(InputError, match="the field 'vocab_size' is missing"):
         ModelConfig(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8, max_positions=8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["learned", "no positions, QK-norm, tied"])
+@torch.inference_mode()
+def test_packing_changes_nothing_but_speed(kind: str, dtype: torch.dtype) -> None:
+    model, tokens = make(kind).to(dtype), random_tokens(2, 9)
+    plain = model(tokens)
+    names = [name for name, _ in model.named_modules()]
+    reason = model.pack_for_inference()
+    if reason is not None:
+        pytest.skip(f"weights cannot be packed here: {reason}")
+    assert [name for name, _ in model.named_modules() if name != "head"] == [n for n in names if n != "head"]
+    assert not any(name.endswith(("query.weight", "down.weight")) for name, _ in model.named_parameters())
+    # one rounding of bfloat16 at logits of order 10; float32 sums in another order
+    torch.testing.assert_close(model(tokens), plain, atol=0.1 if dtype == torch.bfloat16 else 1e-4, rtol=0)
+
+
+def test_what_cannot_be_packed_says_why() -> None:
+    assert make("llama-like").double().pack_for_inference() == "its type is float64"
