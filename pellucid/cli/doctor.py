@@ -24,6 +24,7 @@ EXPECTED = {
 WITH_BFLOAT16 = {"AVX512-BF16", "AMX-BF16", "ARM-BF16"}
 VARIABLES = (
     "PELLUCID_PRECISION",
+    "PELLUCID_THREADS",
     "PELLUCID_CACHE",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -38,12 +39,13 @@ VARIABLES = (
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     remeasure: Annotated[
-        bool, typer.Option("--remeasure", help="Choose the precision anew instead of remembering the choice.")
+        bool, typer.Option("--remeasure", help="Choose threads and precision anew instead of remembering.")
     ] = False,
 ) -> None:
-    """Say what this machine has, measure what it can do, and say which precision and kernels are in use, and why.
+    """Say what this machine has, measure what it can do, and say which precision, threads and kernels are used, and why.
 
-    Takes about two seconds. PELLUCID_PRECISION=float32 (or bfloat16, float16) overrides the choice of precision.
+    Takes a few seconds. The variables PELLUCID_PRECISION (float32, bfloat16, float16) and PELLUCID_THREADS override
+    the choices.
 
     Example: pellucid doctor --json
     """
@@ -55,17 +57,22 @@ def doctor(
 
 
 def examine(remeasure: bool = False) -> Report:
-    """Everything that `pellucid doctor` says, by section. Measures for about two seconds."""
+    """Everything that `pellucid doctor` says, by section. Measures for a few seconds."""
+    import torch
+
     from pellucid.operations.ceilings import measure_ceilings
-    from pellucid.operations.hardware import best_precision, features
+    from pellucid.operations.hardware import best_precision, best_threads, features
 
     machine = features()
+    threads = best_threads(remeasure=remeasure)
+    torch.set_num_threads(threads.count)
     ceilings = measure_ceilings()
     precision = best_precision(remeasure=remeasure)
     return {
         "machine": examine_machine(machine),
         "torch": examine_torch(machine),
         "ceilings": {"matmul_gflops": ceilings.matmul, "memory_read_gb_per_s": ceilings.memory_read},
+        "threads": asdict(threads),
         "precision": {**asdict(precision), "refused": why_not(precision, machine)},
         "kernels": examine_kernels(),
         "models": examine_models(),
@@ -94,7 +101,6 @@ def examine_machine(machine: Features) -> dict[str, Any]:
 def examine_torch(machine: Features) -> dict[str, Any]:
     return {
         "version": machine.torch_version,
-        "threads": machine.threads,
         "vector_instructions": machine.torch_capability,
     }
 
@@ -148,7 +154,7 @@ def examine_models() -> dict[str, Any]:
 def examine_folders() -> dict[str, Any]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from pellucid.operations.hardware import cache_folder
+    from pellucid.operations.machine import cache_folder
 
     return {"cache": str(cache_folder()), "hub_cache": str(HF_HUB_CACHE)}
 
@@ -156,12 +162,7 @@ def examine_folders() -> dict[str, Any]:
 def notes(machine: Features) -> Iterator[str]:
     """What is worth changing, one sentence each."""
     if machine.threads > machine.cores:
-        yield (
-            f"torch uses {machine.threads} threads on {machine.cores} usable cores, which slows it down; "
-            f"set OMP_NUM_THREADS={machine.cores}"
-        )
-    if machine.threads < machine.cores:
-        yield f"torch uses {machine.threads} of {machine.cores} usable cores; OMP_NUM_THREADS sets how many"
+        yield f"torch by itself would start {machine.threads} threads on {machine.cores} usable cores"
     if "AVX512F" in machine.instructions and machine.torch_capability != "AVX512":
         yield (
             f"the processor has AVX512, but torch uses {machine.torch_capability}; "
@@ -192,10 +193,11 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "memory", f"{machine['memory_total'] / gib:.1f} GiB, {machine['memory_available'] / gib:.1f} GiB available"
     yield "GPU", ", ".join(machine["gpus"]) or "none"
     yield "compiler", machine["compiler"] or "none (nothing needs one)"
-    yield "torch", f"{torch['version']}, {torch['threads']} threads, {torch['vector_instructions']} kernels"
+    yield "torch", f"{torch['version']}, {torch['vector_instructions']} kernels"
     for name, rate in ceilings["matmul_gflops"].items():
         yield f"matmul {name}", f"{rate:.0f} GFLOP/s"
     yield "memory read", f"{ceilings['memory_read_gb_per_s']:.0f} GB/s"
+    yield "threads", report["threads"]["reason"]
     yield "precision", precision["reason"]
     for name, reason in precision["refused"].items():
         yield f"not {name}", reason

@@ -1,49 +1,30 @@
-"""The machine that we run on: what it has, and which precision is the faster one on it.
+"""The machine that we run on, and how we run on it: which precision and how many threads are the fastest.
 
-Precision is chosen by measurement, never by name: with AVX2 alone a bfloat16 product takes four times as long as a
-float32 one, with AVX512-BF16 less than half. The choice is remembered by processor, torch version and thread count.
+Both are chosen by measurement, never by name: with AVX2 alone a bfloat16 product takes four times as long as a float32
+one, with AVX512-BF16 less than half. A choice is remembered by processor, torch version and thread count.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import platform
-import subprocess
 import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pellucid.errors import InputError, did_you_mean
-from pellucid.operations.ceilings import PRECISIONS, Ceilings, measure_ceilings, time_requests
+from pellucid.operations.ceilings import PRECISIONS, Ceilings, Trial, measure_ceilings, time_requests
+from pellucid.operations.machine import cache_folder, read_memory, read_processor, usable_cores
 
 CANDIDATES = ("float32", "bfloat16")  # float16 overflows in models that were trained in bfloat16
-MARGIN = 1.1  # float32 is the more exact one: another precision has to be this much faster
-OVERRIDE = "PELLUCID_PRECISION"
+MARGIN = 1.1  # what is there by itself (float32, torch's own thread count) stays unless another is this much faster
 
-# What /proc/cpuinfo calls it, and what its maker calls it; only what matters to matrix products.
-INSTRUCTIONS = {
-    "avx2": "AVX2",
-    "fma": "FMA",
-    "f16c": "F16C",
-    "avx512f": "AVX512F",
-    "avx512_bf16": "AVX512-BF16",
-    "avx512_fp16": "AVX512-FP16",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_vnni": "AVX512-VNNI",
-    "amx_tile": "AMX",
-    "amx_bf16": "AMX-BF16",
-    "amx_int8": "AMX-INT8",
-    "asimd": "NEON",
-    "asimddp": "NEON-DOT",
-    "bf16": "ARM-BF16",
-    "i8mm": "ARM-I8MM",
-    "sve": "SVE",
-}
+Seconds = dict[str, float]  # of the trial request, by what was tried
 
 
 @dataclass(frozen=True)
@@ -68,11 +49,20 @@ class Precision:
 
     name: str
     reason: str
-    seconds: dict[str, float]
+    seconds: Seconds
 
     @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.name)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads to compute with. `reason` is a sentence; `seconds` are those of the trial, if one was run."""
+
+    count: int
+    reason: str
+    seconds: Seconds
 
 
 def features() -> Features:
@@ -94,58 +84,6 @@ def features() -> Features:
     )
 
 
-def read_processor(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
-    """The processor's name and those of its instruction sets that `INSTRUCTIONS` lists."""
-    cpuinfo = root / "proc/cpuinfo"
-    if not cpuinfo.exists():
-        return read_processor_without_proc()
-    fields: dict[str, str] = {}
-    for line in cpuinfo.read_text(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, tuple(ours for theirs, ours in INSTRUCTIONS.items() if theirs in flags)
-
-
-def read_processor_without_proc() -> tuple[str, tuple[str, ...]]:
-    """The same on macOS and Windows, which say less."""
-    name = platform.processor() or platform.machine()
-    if platform.system() == "Darwin":
-        with contextlib.suppress(OSError):
-            asked = subprocess.run(
-                ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-            )
-            name = asked.stdout.strip() or name
-    neon = ("NEON",) if platform.machine().lower() in ("arm64", "aarch64") else ()
-    return name, neon
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: its affinity, and a container's quota (cgroup v2) rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no cgroup, or no quota in it ("max")
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
-
-
-def read_memory(root: Path = Path("/")) -> tuple[int, int]:
-    """Bytes of memory: in all, and available; no more than a container (cgroup v2) leaves. 0 where nobody says."""
-    total = available = 0
-    with contextlib.suppress(OSError):
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-        total, available = sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
-    if not total and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((root / "sys/fs/cgroup/memory.max").read_text())
-        used = int((root / "sys/fs/cgroup/memory.current").read_text())
-        total, available = min(total, limit), min(available, max(0, limit - used))
-    return total, available
-
-
 def best_precision(override: str | None = None, *, remeasure: bool = False) -> Precision:
     """The precision in which this machine answers fastest, and why.
 
@@ -155,64 +93,125 @@ def best_precision(override: str | None = None, *, remeasure: bool = False) -> P
     Raises:
         InputError: for a name that is none of `PRECISIONS`.
     """
-    for name, source in ((override, "asked for"), (os.environ.get(OVERRIDE), f"set by {OVERRIDE}")):
+    for name, source in ((override, "asked for"), (os.environ.get("PELLUCID_PRECISION"), "set by PELLUCID_PRECISION")):
         if name and name != "auto":
             if name not in PRECISIONS:
                 allowed = ", ".join(("auto", *PRECISIONS))
                 raise InputError(f"precision {name!r} ({source}) is none of {allowed}{did_you_mean(name, PRECISIONS)}")
             return Precision(name, f"{name}, {source}", {})
-    key = f"{read_processor()[0]} | torch {torch.__version__} | {torch.get_num_threads()} threads"
-    seconds = None if remeasure else recall(key)
-    how = "remembered" if seconds else "measured"
-    if seconds is None:
-        seconds = time_requests(CANDIDATES)
-        if not remember(key, seconds):
-            how = f"measured; {cache_folder()} cannot be written, so it will be measured again"
-    name = choose(seconds)
+    what = f"precision with {torch.get_num_threads()} threads"
+    seconds, how = once(what, CANDIDATES, lambda: time_requests(CANDIDATES), remeasure)
+    name = fastest(seconds, unless="float32")
     (other,) = set(CANDIDATES) - {name}
     times = f"{seconds[name]:.2f} s for a trial request, {other} {seconds[other]:.2f} s"
     return Precision(name, f"{name}: {times} ({how})", seconds)
 
 
-def choose(seconds: dict[str, float]) -> str:
-    """The fastest precision; float32 unless it is beaten by more than `MARGIN`."""
-    fastest = min(seconds, key=lambda name: seconds[name])
-    return fastest if seconds["float32"] > MARGIN * seconds[fastest] else "float32"
+def best_threads(*, remeasure: bool = False) -> Threads:
+    """How many threads answer fastest here, and why: torch's own count, all usable cores, or half of them.
+
+    `PELLUCID_THREADS` decides if it is set; `OMP_NUM_THREADS` is heard by torch itself, and kept. Otherwise the trial
+    request is timed with each (about a second), once for each processor and torch version. Nothing is set: see
+    `use_best_threads`.
+
+    Raises:
+        InputError: when `PELLUCID_THREADS` is no positive whole number.
+    """
+    if asked := os.environ.get("PELLUCID_THREADS"):
+        if not asked.isdecimal() or int(asked) == 0:
+            raise InputError(f"PELLUCID_THREADS is {asked!r}; it has to be a positive whole number")
+        return Threads(int(asked), f"{asked}, set by PELLUCID_THREADS", {})
+    own, cores = torch.get_num_threads(), usable_cores()
+    if "OMP_NUM_THREADS" in os.environ:
+        return Threads(own, f"{own}, set by OMP_NUM_THREADS", {})
+    candidates = sorted({own, cores, max(1, cores // 2)})
+    if len(candidates) == 1:
+        return Threads(own, f"{own}: there is one core", {})
+    names = [str(count) for count in candidates]
+    seconds, how = once(f"threads, torch's own {own}", names, lambda: time_threads(candidates), remeasure)
+    name = fastest(seconds, unless=str(own))
+    others = ", ".join(f"{seconds[other]:.2f} s with {other}" for other in names if other != name)
+    return Threads(int(name), f"{name}: {seconds[name]:.2f} s for a trial request, {others} ({how})", seconds)
 
 
-def cache_folder() -> Path:
-    """Where what was measured or compiled is kept: `PELLUCID_CACHE`, or `pellucid` in the user's cache folder."""
-    chosen = os.environ.get("PELLUCID_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pellucid"
+def use_best_threads() -> Threads:
+    """Let torch use `best_threads()` from now on in this process; which, and why."""
+    threads = best_threads()
+    torch.set_num_threads(threads.count)
+    return threads
 
 
-def recall(key: str) -> dict[str, float] | None:
-    """The remembered seconds of each candidate, or None: not there, or not readable as what `remember` writes."""
+def time_threads(counts: Collection[int]) -> Trial:
+    """Time the trial request in float32 with each number of threads; torch's number is as before afterwards."""
+    before = torch.get_num_threads()
+    trials: dict[str, Trial] = {}
     try:
-        seconds = json.loads((cache_folder() / "precision.json").read_text())[key]
-        times = {name: float(seconds[name]) for name in CANDIDATES}
-    except (OSError, ValueError, KeyError, TypeError):
+        for count in counts:
+            torch.set_num_threads(count)
+            trials[str(count)] = time_requests(("float32",))
+    finally:
+        torch.set_num_threads(before)
+    seconds = {count: trial.seconds["float32"] for count, trial in trials.items()}
+    return Trial(seconds, all(trial.alone for trial in trials.values()))
+
+
+def fastest(seconds: Seconds, *, unless: str) -> str:
+    """The name with the shortest time; `unless` stays if it takes no more than `MARGIN` times as long."""
+    best = min(seconds, key=lambda name: seconds[name])
+    return best if seconds[unless] > MARGIN * seconds[best] else unless
+
+
+def once(what: str, names: Collection[str], measure: Callable[[], Trial], remeasure: bool) -> tuple[Seconds, str]:
+    """The seconds of each name, remembered or measured now, and in words which of the two.
+
+    What was measured beside other work is used, but not kept: a busy minute shall not decide for good.
+    """
+    key = f"{what}, {read_processor()[0]}, {usable_cores()} cores, torch {torch.__version__}"
+    if not remeasure and (known := recall(key, names)):
+        return known, "remembered"
+    trial = measure()
+    if not trial.alone:
+        return trial.seconds, "measured beside other work, so not kept"
+    if not remember(key, trial.seconds):
+        return trial.seconds, f"measured, not kept: {cache_folder()} cannot be written"
+    return trial.seconds, "measured"
+
+
+def recall(key: str, names: Collection[str]) -> Seconds | None:
+    """What `remember` kept, or None: it is not there, or not readable as seconds of these names."""
+    try:
+        kept = json.loads(memory_file().read_text())[key]
+        seconds = {name: float(kept[name]) for name in names}
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    return times if all(0 < value < math.inf for value in times.values()) else None
+    return seconds if all(0 < value < math.inf for value in seconds.values()) else None
 
 
-def remember(key: str, seconds: dict[str, float]) -> bool:
+def remember(key: str, seconds: Seconds) -> bool:
     """Keep the measurement; whether that worked. The file is replaced as a whole, so no reader sees half of it."""
-    file = cache_folder() / "precision.json"
+    file = memory_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            known = json.loads(file.read_text())
-        except (OSError, ValueError):
-            known = {}
-        if not isinstance(known, dict):
-            known = {}
+        known = kept_by(file)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as draft:
             json.dump({**known, key: seconds}, draft, indent=1)
         Path(draft.name).replace(file)
     except OSError:
         return False
     return True
+
+
+def kept_by(file: Path) -> dict[str, Seconds]:
+    """What is in the memory file; nothing if it is missing or damaged: it will be written anew."""
+    try:
+        known = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def memory_file() -> Path:
+    return cache_folder() / "measured.json"
 
 
 def describe(ceilings: Ceilings | None = None) -> str:
