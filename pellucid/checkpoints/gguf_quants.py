@@ -43,7 +43,7 @@ def _nibbles(packed: Bytes, out: Floats) -> None:
 
 def _fifth_bits(packed: Bytes) -> Bytes:
     """32 bits to 32 bytes that are 0 or 16. (n, 4) -> (n, 32)"""
-    return np.unpackbits(packed, axis=1, bitorder="little") << 4
+    return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
 
 
 def _q4_0(blocks: Bytes, out: Floats) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.checkpoints.gguf_quants import FORMATS, UNREADABLE, Format, dequantise
+from pellucid.checkpoints.gguf_quants import FORMATS, UNREADABLE, Bytes, Format, dequantise
 from pellucid.errors import InputError
 
 MAGIC = b"GGUF"
@@ -46,8 +46,8 @@ class TensorInfo:
 class _Cursor:
     """Reads forward through the header; every length is compared with what is left before it is used."""
 
-    def __init__(self, data: np.memmap, path: Path) -> None:
-        self.data, self.path, self.position, self.end = memoryview(data), path, 0, len(data)
+    def __init__(self, data: Bytes, path: Path) -> None:
+        self.data, self.path, self.position, self.end = data.data, path, 0, len(data)
 
     def take(self, size: int, what: str) -> memoryview:
         if size > self.end - self.position:
@@ -103,7 +103,7 @@ class GGUF:
             raise InputError(f"{path}: there is no such file")
         if self.path.stat().st_size < 24:
             raise InputError(f"{path}: the file is shorter than a GGUF header (24 bytes)")
-        self._data = np.memmap(self.path, np.uint8, mode="c")  # private: whoever writes to a tensor gets a copy
+        self._data: Bytes = np.memmap(self.path, np.uint8, mode="c")  # private: whoever writes to a tensor gets a copy
         cursor = _Cursor(self._data, self.path)
         tensor_count, metadata_count = self._read_head(cursor)
         self.metadata: Mapping[str, Any] = self._read_metadata(cursor, metadata_count)

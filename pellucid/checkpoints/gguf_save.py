@@ -51,7 +51,7 @@ def save_gguf(
     metadata = {
         "general.architecture": architecture,
         "general.type": "model",
-        "general.name": (about.base if about else None) or path.stem,
+        "general.name": path.stem,
         "general.file_type": FILE_TYPES[stored],
         "general.quantization_version": 2,
         **{f"pellucid.{name}": value for name, value in (about or About()).as_json().items()},

@@ -51,7 +51,7 @@ def write_gguf(
             _pad(file)
             data = encode(name, tensor, kind)
             assert data.nbytes == size
-            file.write(data)
+            file.write(data.data)
             progress(size)
         _pad(file)
 

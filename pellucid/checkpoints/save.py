@@ -109,7 +109,7 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) 
     if len(shards) == 1:
         _write_shard(folder / WEIGHTS, shards[0])
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write_shard(folder / file, shard)

@@ -1,0 +1,113 @@
+"""What a checkpoint says of itself, from headers alone: no weight is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pellucid.checkpoints.folder import DTYPES, OWN, open_folder, read_json
+from pellucid.checkpoints.gguf_models import check_gguf, generation_config, own_dtype
+from pellucid.checkpoints.gguf_read import GGUF
+from pellucid.checkpoints.source import Source, find_source
+from pellucid.models.config import ModelConfig
+from pellucid.models.decoder import Decoder
+from pellucid.models.families import parameter_shapes
+from pellucid.tokenizer.tokenizer import Tokenizer
+
+PARTS = ("embeddings", "attention", "feed-forward", "norms", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model without its weights.
+
+    stored: number format -> bytes that it takes in the files. dtype: what `load` makes of it by default.
+    parameters: part -> how many. weight_bytes: of the loaded model. cache_bytes_per_token, cache_bytes: of keys and
+    values in `dtype`, for one token and for the whole context of one sequence.
+    about: what the checkpoint says of its making.
+    """
+
+    source: Source
+    config: ModelConfig
+    tokenizer: Tokenizer
+    generation: dict[str, Any]
+    about: dict[str, Any]
+    stored: dict[str, int]
+    dtype: torch.dtype
+    parameters: dict[str, int]
+    weight_bytes: int
+    cache_bytes_per_token: int
+    cache_bytes: int
+
+
+def describe(name: str) -> Description:
+    """What the model called `name` (as for `pellucid.load`) says of itself. Raises `InputError` as loading does."""
+    source = find_source(name)
+    stored: Counter[str] = Counter()
+    if source.kind == "gguf":
+        file = GGUF(source.path)
+        config, dtype, generation = check_gguf(file), own_dtype(file), generation_config(file)
+        for info in file.tensors.values():
+            stored[info.format.name] += info.size
+        about = told_by_gguf(file)
+        tokenizer = Tokenizer.from_gguf(file.metadata)
+    else:
+        folder = open_folder(source.path)
+        config, dtype, generation = folder.config, folder.dtype, folder.generation_config
+        for tensor in folder.tensors.values():
+            stored[tensor.dtype] += torch.Size(tensor.shape).numel() * DTYPES[tensor.dtype].itemsize
+        about = dict(folder.hf_config.get(OWN, {}))
+        tokenizer = Tokenizer.load(source.path)
+    parameters = count_parameters(config)
+    with torch.device("meta"):
+        model = Decoder(config).to(dtype)
+    return Description(
+        source=source,
+        config=config,
+        tokenizer=tokenizer,
+        generation=generation,
+        about=about,
+        stored=dict(stored),
+        dtype=dtype,
+        parameters=parameters,
+        weight_bytes=sum(parameters.values()) * dtype.itemsize,
+        cache_bytes_per_token=model.new_cache(1, 1).num_bytes(),
+        cache_bytes=model.new_cache(1, config.max_positions).num_bytes(),
+    )
+
+
+def told_by_gguf(file: GGUF) -> dict[str, Any]:
+    """What a GGUF file says of its making: its keys `pellucid.*`."""
+    prefix = f"{OWN}."
+    return {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+
+
+def base_of(source: Source) -> str:
+    """The model that a source was made from, as far back as it says; itself when it says nothing."""
+    about = (
+        told_by_gguf(GGUF(source.path))
+        if source.kind == "gguf"
+        else read_json(source.path / "config.json").get(OWN, {})
+    )
+    return str(about.get("base", source.origin))
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+    """How many parameters each part of a model has; a tied head has none of its own."""
+    counts = dict.fromkeys(PARTS, 0)
+    for name, shape in parameter_shapes(config).items():
+        counts[part_of(name.split("."))] += torch.Size(shape).numel()
+    return counts
+
+
+def part_of(path: Iterable[str]) -> str:
+    """The part that a parameter belongs to, by the submodules on its path."""
+    path = list(path)
+    if any(step.endswith("norm") for step in path):
+        return "norms"
+    named = {"embedding": "embeddings", "positions": "embeddings", "attention": "attention", "head": "head"}
+    return next((named[step] for step in path if step in named), "feed-forward")
