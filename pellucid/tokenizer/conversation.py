@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jinja2
 
 from pellucid.errors import InputError
 from pellucid.tokenizer.provenance import SCAFFOLD, Traced
-from pellucid.tokenizer.sandbox import RENDERING_ERRORS, Rendered, literals_of, render
+from pellucid.tokenizer.sandbox import RENDERING_ERRORS, Rendered, render, roles_in
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 OWN_WORDS = frozenset({"content", "reasoning_content", "thinking", "reasoning"})  # what a model says, of its messages
@@ -82,9 +80,9 @@ def check_message(message: Any, name: str, template: str) -> None:
     if "role" not in message:
         raise InputError(f"{name}: the field 'role' is missing")
     role = message["role"]
-    known = ROLES | {text for text in literals_of(template) if re.fullmatch(r"[a-z][a-z_]*", text)}
+    known = ROLES | roles_in(template)
     if not isinstance(role, str) or role not in known:
-        raise InputError(f"{name}: there is no role {role!r}; roles are {', '.join(sorted(ROLES))}")
+        raise InputError(f"{name}: there is no role {role!r}; the chat template knows {', '.join(sorted(known))}")
     content = message.get("content")
     if isinstance(content, list | tuple):
         for part in content:

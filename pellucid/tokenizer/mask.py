@@ -45,7 +45,7 @@ def assistant_mask(
     spans = rendered.generated or TurnFinder(conversation, rendered.text, splitter, tokenizer.stop_ids).spans()
     return [
         said
-        for piece, ids in zip(pieces, encoded)
+        for piece, ids in zip(pieces, encoded, strict=True)
         for said in mask_of_piece(piece, ids, spans, str.__str__(rendered.text), tokenizer)
     ]
 
@@ -271,4 +271,4 @@ def nth_index(origins: array[int], origin: int, occurrence: int) -> int | None:
 
 
 def common_prefix(one: str, other: str) -> str:
-    return one[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))]
+    return one[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))]

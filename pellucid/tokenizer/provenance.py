@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
 SCAFFOLD = 0
@@ -87,7 +87,11 @@ class Traced(str):
 
     def splitlines(self, keepends: bool = False) -> list[str]:
         whole = self._pieces(str.splitlines(self, True), "")
-        return whole if keepends else [line.cut(0, len(kept)) for line, kept in zip(whole, str.splitlines(self))]
+        return (
+            whole
+            if keepends
+            else [line.cut(0, len(kept)) for line, kept in zip(whole, str.splitlines(self), strict=True)]
+        )
 
     def _pieces(self, parts: Iterable[str], separator: str | None) -> list[Any]:
         """`parts` of this text, in order, `separator` apart (None: apart by whitespace)."""
@@ -141,17 +145,26 @@ def join(separator: str, parts: Iterable[str]) -> str:
     return concat(pieces[1:])
 
 
-def traced_in(value: Any) -> Iterator[Traced]:
-    """The traced strings inside plain containers."""
-    if isinstance(value, Traced):
-        yield value
-    elif isinstance(value, Mapping):
+def leaves(value: Any) -> Iterator[Any]:
+    """What containers hold, keys included."""
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from traced_in(key)
-            yield from traced_in(item)
-    elif isinstance(value, list | tuple | set | frozenset):
+            yield from leaves(key)
+            yield from leaves(item)
+    elif isinstance(value, Collection) and not isinstance(value, str | bytes):
         for item in value:
-            yield from traced_in(item)
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def traced_in(value: Any) -> list[Traced]:
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Traced) and leaf]
+
+
+def opaque(value: Any) -> bool:
+    """Whether something is in `value` that may hide text: a generator, a namespace."""
+    return not all(leaf is None or isinstance(leaf, str | bytes | bool | int | float) for leaf in leaves(value))
 
 
 def blurred(result: Any, *inputs: Any) -> Any:
@@ -162,12 +175,14 @@ def blurred(result: Any, *inputs: Any) -> Any:
     """
     if isinstance(result, list | tuple):
         return type(result)(blurred(item, *inputs) for item in result)
-    sources = [source for source in traced_in(inputs) if source]
-    if not isinstance(result, str) or isinstance(result, Traced) or not sources:
+    if not isinstance(result, str) or isinstance(result, Traced):
         return result
-    if len(sources) == 1 and len(result) == len(sources[0]):
+    sources, hidden = traced_in(inputs), opaque(inputs)
+    if not sources and not hidden:
+        return result
+    if len(sources) == 1 and len(result) == len(sources[0]) and not hidden:
         return Traced(result, sources[0].origins)
-    mixed = any(SCAFFOLD in source.origins or UNKNOWN in source.origins for source in sources)
+    mixed = hidden or any(SCAFFOLD in source.origins or UNKNOWN in source.origins for source in sources)
     return Traced(result, array("q", [UNKNOWN if mixed else sources[0].origins[0]]) * len(result))
 
 
@@ -229,5 +244,7 @@ def json_escaped(text: str, ensure_ascii: bool) -> str:
         return Traced(whole, text.origins)
     return concat(
         Traced(part, array("q", [origin]) * len(part))
-        for part, origin in ((escape(char), origin) for char, origin in zip(str.__str__(text), text.origins))
+        for part, origin in (
+            (escape(char), origin) for char, origin in zip(str.__str__(text), text.origins, strict=True)
+        )
     )

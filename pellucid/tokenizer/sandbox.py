@@ -33,7 +33,7 @@ GENERATION_BEGINS, GENERATION_ENDS = -2, -3
 PASSING_FILTERS = {
     "abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
     "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round", "select",
-    "selectattr", "slice", "sort", "sum", "trim", "unique",
+    "selectattr", "slice", "sort", "sum", "unique",
 }  # fmt: skip
 # HTML's escaping makes a string that escapes what is added to it: no template of text needs it.
 REFUSED_FILTERS = {"e", "escape", "forceescape", "striptags", "urlize", "xmlattr"}
@@ -67,6 +67,25 @@ def literals_of(source: str) -> frozenset[str]:
     return frozenset(written | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
 
 
+@lru_cache(maxsize=64)
+def roles_in(source: str) -> frozenset[str]:
+    """The roles that the template compares a message's with: `message.role == "ipython"`."""
+    comparisons = ChatEnvironment().parse(source).find_all(nodes.Compare)
+    return frozenset(text for node in comparisons if "role" in names_in(node) for text in texts_in(node))
+
+
+def names_in(node: nodes.Node) -> set[str]:
+    """What a comparison is about: `role` in `message.role`, `message['role']` and `role`."""
+    keys = {key.arg.value for key in node.find_all(nodes.Getitem) if isinstance(key.arg, nodes.Const)}
+    return keys | {key.attr for key in node.find_all(nodes.Getattr)} | {key.name for key in node.find_all(nodes.Name)}
+
+
+def texts_in(node: nodes.Node) -> set[str]:
+    keys = [key.arg for key in node.find_all(nodes.Getitem)]
+    texts = [text for text in node.find_all(nodes.Const) if not any(text is key for key in keys)]
+    return {text.value for text in texts if isinstance(text.value, str)}
+
+
 class Rendered(NamedTuple):
     """A template's text, and the stretches of it that stood in `{% generation %}` tags."""
 
@@ -94,7 +113,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any]) -> Rendered:
 class Generation(Extension):
     """`{% generation %} ... {% endgeneration %}`: the template says itself what the assistant wrote."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -107,14 +126,14 @@ class Generation(Extension):
 
 
 class TracingCodeGenerator(CodeGenerator):
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concat(map(environment.finalize, (")
         for operand in node.nodes:
             self.visit(operand, frame)
             self.write(", ")
         self.write(")))")
 
-    def visit_ScopedEvalContextModifier(self, node: nodes.ScopedEvalContextModifier, frame: Frame) -> None:  # noqa: N802
+    def visit_ScopedEvalContextModifier(self, node: nodes.ScopedEvalContextModifier, frame: Frame) -> None:
         raise TemplateSyntaxError("the tag 'autoescape' has no place in a chat template", node.lineno)
 
 
@@ -152,7 +171,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     """transformers' sandbox for chat templates, with origins kept."""
 
     code_generator_class = TracingCodeGenerator
-    concat = staticmethod(concat)  # type: ignore[assignment]
+    concat = staticmethod(concat)
     intercepted_binops = frozenset(["%", "*"])
 
     def __init__(self) -> None:
@@ -163,7 +182,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             elif name not in PASSING_FILTERS:
                 self.filters[name] = blurring(function)
         self.filters.update(
-            tojson=to_json, string=text_of, safe=Markup, join=join_filter, replace=replace_filter, indent=indent_filter
+            tojson=to_json,
+            string=text_of,
+            trim=trim_filter,
+            safe=Markup,
+            join=join_filter,
+            replace=replace_filter,
+            indent=indent_filter,
         )
         del self.globals["lipsum"]
         self.globals.update(
@@ -176,26 +201,34 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, Traced) and not hasattr("", attr))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         text = getattr(__obj, "__self__", None)
         if not isinstance(text, str) or not __self.is_safe_callable(__obj):
             return super().call(__context, __obj, *args, **kwargs)
         method = getattr(Traced(text, origins_of(text)), __obj.__name__)  # '-'.join(content) must follow the content
-        return blurred(super().call(__context, method, *args, **kwargs), text, args, kwargs)
+        result = super().call(__context, method, *args, **kwargs)
+        if isinstance(result, bytes):  # which would have no origins when they are text again
+            raise SecurityError("it turns text into bytes")
+        return blurred(result, text, args, kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return blurred(super().call_binop(context, operator, left, right), left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        plain = super().wrap_str_format(value)
-        return plain and (lambda *args, **kwargs: format_text(self, plain, value.__self__, args, kwargs))
+        text = getattr(value, "__self__", None)
+        if not isinstance(text, str):
+            return None
+        plain = super().wrap_str_format(getattr(str.__str__(text), value.__name__))
+        return plain and (lambda *args, **kwargs: format_text(self, plain, text, args, kwargs))
 
 
 def blurring(function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter whose result, where it is text, is as untrusted as what went in."""
 
+    given = 1 if hasattr(function, "jinja_pass_arg") else 0  # Jinja's own argument, before those of the template
+
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return blurred(function(*args, **kwargs), args, kwargs)
+        return blurred(function(*args, **kwargs), args[given:], kwargs)
 
     return update_wrapper(wrapped, function)
 
@@ -228,8 +261,13 @@ def escaped(text: str) -> str:
 def join_filter(environment: jinja2.Environment, value: Any, d: str = "", attribute: str | int | None = None) -> str:
     """Jinja's `join`."""
     if attribute is not None:
-        value = map(lambda item: environment.getitem(item, attribute), value)
+        value = (environment.getitem(item, attribute) for item in value)
     return join(text_of(d), map(text_of, value))
+
+
+def trim_filter(text: Any, chars: str | None = None) -> str:
+    """Jinja's `trim`."""
+    return text_of(text).strip(chars)
 
 
 def replace_filter(text: Any, old: Any, new: Any, count: int | None = None) -> str:
@@ -260,11 +298,12 @@ def format_text(
     formatter = SandboxedFormatter(environment)
     pieces, position = [], 0
     whole = plain(*args, **kwargs)
+    args_by_name = len(args) == 1 and isinstance(args[0], Mapping) and not kwargs  # `format_map`, maybe
     for literal, field, spec, conversion in formatter.parse(str.__str__(text)):
         pieces.append(literal)
         if field is None:
             continue
-        if spec or conversion or isinstance(text, Traced):
+        if spec or conversion or isinstance(text, Traced) or args_by_name:
             return blurred(whole, text, args, kwargs)
         if not field:
             field, position = str(position), position + 1
@@ -276,5 +315,5 @@ def raise_exception(message: str) -> None:
     raise TemplateError(message)
 
 
-def strftime_now(format: str) -> str:
-    return blurred(datetime.now().strftime(format), format)
+def strftime_now(pattern: str) -> str:
+    return blurred(datetime.now().strftime(pattern), pattern)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from pellucid.errors import InputError
@@ -134,12 +135,11 @@ class ChatTokens:
 
     ids: list[int]
     text: str
-    _mask: Any = field(repr=False, compare=False)
+    _mask: Callable[[], list[bool]] = field(repr=False, compare=False)
 
     @cached_property
     def assistant_mask(self) -> list[bool]:
-        mask: list[bool] = self._mask()
-        return mask
+        return self._mask()
 
 
 def apply_chat_template(
@@ -161,7 +161,8 @@ def apply_chat_template(
     source = tokenizer.chat_template
     if not source:
         raise InputError(
-            "this tokenizer has no chat template: use a chat (instruct) model, or put a chat_template.jinja in its folder"
+            "this tokenizer has no chat template: use a chat (instruct) model, or put its chat_template.jinja "
+            "into the model's folder"
         )
     template = compile_template(source)
     check_messages(messages, source)
@@ -247,7 +248,7 @@ def encode_text(tokenizer: ChatTokenizer, text: str, borders: Sequence[int], spl
     ids = encode(borders[0], borders[-1])
     if structural.isdisjoint(ids):
         return ids
-    ids = [token for start, stop in zip(borders, borders[1:]) for token in encode(start, stop)]
+    ids = [token for start, stop in pairwise(borders) for token in encode(start, stop)]
     if not structural.isdisjoint(ids):
         raise InputError(
             "the tokenizer makes a control token of plain text in this conversation: take that text out of it"

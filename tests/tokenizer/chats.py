@@ -1,4 +1,4 @@
-"""What the tests of chat templates share: templates of real models, conversations, and a tokenizer that fits them all."""
+"""What the tests of chat templates share: real templates, conversations, and a tokenizer that fits them all."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
     "tools": ([USER], TOOLS),
     "tools and system": ([SYSTEM, USER], TOOLS),
     "call": ([SYSTEM, USER, CALLED], TOOLS),
-    "result": ([USER, CALLED, result("weather", "-3 °C, snow")], TOOLS),
+    "result": ([USER, CALLED, result("weather", "-3 °C, Schnee")], TOOLS),
     "told": ([SYSTEM, USER, CALLED, result("weather", '{"t": -3}'), TOLD, OTHER, SAID_LATER], TOOLS),
-    "call with words": ([USER, {**CALLED, "content": "I look."}, result("weather", "snow"), TOLD], TOOLS),
+    "call with words": ([USER, {**CALLED, "content": "I look."}, result("weather", "Schnee"), TOLD], TOOLS),
     "two calls": (
         [
             USER,
             {**CALLED, "tool_calls": [call("weather", {"city": "Oslo"}), call("weather", {"city": "Rome"}, 2)]},
-            result("weather", "snow"),
-            result("weather", "sun", 2),
+            result("weather", "Schnee"),
+            result("weather", "Sonne", 2),
             TOLD,
         ],
         TOOLS,
@@ -83,7 +83,7 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
         [
             USER,
             {**CALLED, "reasoning_content": "I must look."},
-            result("weather", "snow"),
+            result("weather", "Schnee"),
             {**TOLD, "reasoning_content": "Cold."},
         ],
         TOOLS,
