@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pellucid.layers.positions import Rope
 from pellucid.models.config import ModelConfig
@@ -68,6 +69,10 @@ class ByteStream:
         return self._decoder.decode(b"", final=True)
 
 
+class ChatIds(NamedTuple):
+    ids: list[int]
+
+
 class ByteTokenizer:
     """A token a byte, and BOS and EOS: what the engine asks of a tokenizer, and no more."""
 
@@ -83,6 +88,10 @@ class ByteTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return "".join(pieces(ids))
+
+    def apply_chat_template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> ChatIds:
+        text = "".join(f"{one['role']}: {one['content']}\n" for one in messages)
+        return ChatIds(self.encode(text + "assistant: " * add_generation_prompt, add_bos=True))
 
     def stream_decoder(self) -> ByteStream:
         return ByteStream()
