@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Definition = dict[str, Any]
 """A tokenizer.json, parsed."""
 
+
 class Pipeline(Protocol):
     """What a `Tokenizer` encodes with. `special` looks for control tokens in the text too."""
 
@@ -168,7 +169,7 @@ def normalizer_of(normalizer: dict[str, Any] | None) -> Callable[[str], str]:
     if normalizer is None:
         return str
     shell = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": copy.deepcopy(normalizer)}
-    run = library_tokenizer(shell).normalizer.normalize_str
+    run: Callable[[str], str] = library_tokenizer(shell).normalizer.normalize_str
     if normalizer["type"] in ("NFC", "NFD", "NFKC", "NFKD"):
         return lambda text: text if text.isascii() else run(text)
     return run

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pellucid.errors import InputError
-from pellucid.tokenizer.formats import huggingface, sentencepiece, tiktoken
+from pellucid.tokenizer.formats import gpt2, huggingface, sentencepiece, tiktoken
 from pellucid.tokenizer.tokenizer import Tokenizer
 
-FOLDER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+FOLDER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", *gpt2.MERGES)
 
 
 def load(path: Path) -> Tokenizer:
@@ -20,6 +20,8 @@ def load(path: Path) -> Tokenizer:
         return load(found)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file or folder")
+    if path.name in gpt2.MERGES:
+        return gpt2.load(path)
     if path.suffix == ".json":
         return huggingface.load(path)
     if path.suffix == ".tiktoken":

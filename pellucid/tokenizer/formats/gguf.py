@@ -1,4 +1,4 @@
-"""The vocabulary inside a GGUF file: the keys `tokenizer.*` of its metadata (the file itself is read by `checkpoints`)."""
+"""The vocabulary inside a GGUF file: the keys `tokenizer.*` of its metadata. (`checkpoints` reads the file.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pellucid.errors import InputError, did_you_mean
 from pellucid.tokenizer.added import AddedToken
 from pellucid.tokenizer.formats import sentencepiece
 from pellucid.tokenizer.formats.gguf_splits import ADD_BOS, IGNORE_MERGES, SPLITS
-from pellucid.tokenizer.formats.sentencepiece import SPACE, Kind, Piece, Spelling
+from pellucid.tokenizer.formats.sentencepiece import SPACE, Kind, Piece, Spelling, shell
 from pellucid.tokenizer.pipelines import Definition
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -23,6 +23,7 @@ ROLES = {
     "cls_token_id": "cls_token",
     "mask_token_id": "mask_token",
 }
+COMPOSED = ("qwen2",)  # composes characters (NFC) before all else, which the format cannot say
 TEMPLATE = "tokenizer.chat_template"
 
 
@@ -108,6 +109,7 @@ def read_byte_level(metadata: Mapping[str, Any], pieces: Sequence[Piece]) -> Def
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
         **shell(pieces),
+        "normalizer": {"type": "NFC"} if name in COMPOSED else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         "decoder": byte_level,
         "model": merging(metadata, pieces) | {"ignore_merges": name in IGNORE_MERGES},
@@ -151,7 +153,7 @@ def read_unigram(metadata: Mapping[str, Any], pieces: Sequence[Piece]) -> Defini
 
 
 def read_word_piece(metadata: Mapping[str, Any], pieces: Sequence[Piece]) -> Definition:
-    """`bert`: WordPiece. The file marks what begins a word ("▁"); the vocabulary proper marks what continues it ("##")."""
+    """`bert`: WordPiece. The file marks what begins a word ("▁"), a tokenizer.json what continues one ("##")."""
     lower = bool(key_of(metadata, "normalizer.lowercase", True))
 
     def spelt(piece: Piece) -> str:
@@ -187,22 +189,6 @@ READERS = {
     "bert": read_word_piece,
     "gemma4": read_gemma4,
 }
-
-
-def shell(pieces: Sequence[Piece]) -> Definition:
-    """What every definition begins with: no changes to the text, and the added tokens by their kind."""
-    named = {Kind.CONTROL: True, Kind.UNKNOWN: True, Kind.USER_DEFINED: False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            AddedToken(number, piece.text, special=named[piece.kind]).to_json()
-            for number, piece in enumerate(pieces)
-            if piece.kind in named
-        ],
-        "normalizer": None,
-    }
 
 
 def merging(metadata: Mapping[str, Any], pieces: Sequence[Piece]) -> dict[str, Any]:

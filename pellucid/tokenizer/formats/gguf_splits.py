@@ -33,26 +33,29 @@ _CASED_WORD = (
 )
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
+
+def _each(names: str, chain: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(names.split(), chain)
+
+
 SPLITS: dict[str, tuple[str, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", *_GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-    **dict.fromkeys(
+    **_each(
         "gpt-2 mpt phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en "
-        "jina-v2-code roberta-bpe olmo jais exaone4 trillion granite-docling".split(),
+        "jina-v2-code roberta-bpe olmo jais exaone4 trillion granite-docling",
         _GPT2,
     ),
-    **dict.fromkeys(
-        "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2".split(), (r"\p{N}", *_GPT2)
-    ),
-    **dict.fromkeys(
+    **_each("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", (r"\p{N}", *_GPT2)),
+    **_each(
         "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5 dbrx smaug-bpe "
-        "chatglm-bpe".split(),
+        "chatglm-bpe",
         _CL100K,
     ),
-    **dict.fromkeys("qwen2 deepseek-r1-qwen kormo f2llmv2 stablelm2 megrez hunyuan grok-2 solar-open".split(), _QWEN2),
+    **_each("qwen2 deepseek-r1-qwen kormo f2llmv2 stablelm2 megrez hunyuan grok-2 solar-open", _QWEN2),
     "qwen35": PATTERNS["qwen35"],
-    **dict.fromkeys("gpt-4o llama4 kanana2 talkie minimax-m2".split(), _O200K),
+    **_each("gpt-4o llama4 kanana2 talkie minimax-m2", _O200K),
     "tekken": PATTERNS["tekken"],
-    **dict.fromkeys("deepseek-v3 hunyuan-dense hy_v4 joyai-llm".split(), PATTERNS["deepseek3"]),
+    **_each("deepseek-v3 hunyuan-dense hy_v4 joyai-llm", PATTERNS["deepseek3"]),
     "deepseek-llm": (
         r"[\r\n]",
         _CASED_WORD,
@@ -100,11 +103,11 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """Name -> the chain of patterns. llama.cpp knows a few more, which need its own splitting code; they are refused."""
 
 IGNORE_MERGES = frozenset(
-    "minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5 tekken".split()
+    _each("minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5 tekken")
 )
 """The names whose vocabularies take a pre-token that is a token whole."""
 
 ADD_BOS = frozenset(
-    "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon".split()
+    _each("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken chameleon")
 )
 """The names for which text begins with BOS where `tokenizer.ggml.add_bos_token` does not say."""

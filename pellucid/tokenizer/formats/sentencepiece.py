@@ -1,5 +1,10 @@
 """SentencePiece models (Kudo and Richardson 2018): byte-pair encoding or Unigram on text whose spaces are "▁".
 
+Ids are SentencePiece's, with the exceptions of the `tokenizers` library, which runs them: Unigram adds scores in
+double precision, so of two ways to cut a text whose scores differ by rounding it may take the other; the character
+map sees a base character together with its combining marks; and after a piece that the user defined, text gets a space
+before it again (as in llama.cpp).
+
 The file is a protocol buffer, read here by a reader of the wire format; the numbers of the fields are those of
 `sentencepiece_model.proto`.
 """
@@ -163,21 +168,33 @@ def define(pieces: Sequence[Piece], *, unigram: bool, spelling: Spelling) -> Def
             "vocab": vocab,
             "merges": scored_merges(pieces),
         }
-    named = {Kind.CONTROL: True, Kind.UNKNOWN: True, Kind.USER_DEFINED: False}
+    return {
+        **shell(pieces, normalized=not spelling.space_prefix),
+        "normalizer": {"type": "Sequence", "normalizers": normalizers(spelling)},
+        "decoder": {"type": "Sequence", "decoders": decoders(spelling)},
+        "model": model,
+    }
+
+
+def shell(pieces: Sequence[Piece], *, normalized: bool = False) -> Definition:
+    """What every definition begins with: the added tokens by their kind, and nothing done to the text.
+
+    normalized: the user's own pieces are looked for where spaces are "▁" already. (Not where every stretch of text
+    gets a space before it: each piece would get one too.)
+    """
+    special = {Kind.CONTROL: True, Kind.UNKNOWN: True, Kind.USER_DEFINED: False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            AddedToken(number, piece.text, special=named[piece.kind]).to_json()
+            AddedToken(number, piece.text, special[piece.kind], normalized and not special[piece.kind]).to_json()
             for number, piece in enumerate(pieces)
-            if piece.kind in named
+            if piece.kind in special
         ],
-        "normalizer": {"type": "Sequence", "normalizers": normalizers(spelling)},
+        "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": decoders(spelling)},
-        "model": model,
     }
 
 
