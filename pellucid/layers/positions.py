@@ -38,8 +38,11 @@ class Rope(BaseModel):
     high_frequency_factor: float = Field(4.0, gt=0)
 
 
-def rotation(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and signed sin for `positions` (B, T): each (B, T, 1, D), float32, for `operations.rotary`."""
+def rotation(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and signed sin for `positions` (B, T): each (B, T, 1, D), for `operations.rotary`.
+
+    Computed in float32, then rounded to `dtype`, that of the vectors to be turned.
+    """
     length = None
     if rope.scaling == "dynamic":  # the only one whose frequencies depend on how long the text is
         length = max(int(positions.max()) + 1, rope.original_max_positions or 1)
@@ -47,7 +50,8 @@ def rotation(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tens
     scale = 1.0
     if rope.scaling == "yarn":  # YaRN (Peng et al. 2023), eq. 22: the attention's temperature, put into q and k
         scale = rope.attention_factor or 0.1 * math.log(rope.factor) + 1.0
-    return rotation_tables(angles, scale)
+    cos, sin = rotation_tables(angles, scale)
+    return cos.to(dtype), sin.to(dtype)
 
 
 @lru_cache(maxsize=64)

@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.extend(T, batch.documents)
         masks = self._masks(T, batch)
-        rotations = self._rotations(batch.positions)
+        rotations = self._rotations(batch.positions, x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -163,11 +163,11 @@ class Decoder(nn.Module):
         slopes = alibi_slopes(self.config.num_heads).to(device) if self.config.position == "alibi" else None
         return {window: visibility(new, length, window, documents, slopes, device) for window in set(self._windows)}
 
-    def _rotations(self, positions: Tensor) -> dict[Rope, Rotation]:
+    def _rotations(self, positions: Tensor, dtype: torch.dtype) -> dict[Rope, Rotation]:
         """One pair of tables for every kind of rotary position that occurs."""
         if self.config.position != "rotary":
             return {}
-        return {rope: rotation(rope, self.config.head_dim, positions) for rope in set(self._ropes)}
+        return {rope: rotation(rope, self.config.head_dim, positions, dtype) for rope in set(self._ropes)}
 
 
 def make_norm(config: ModelConfig, size: int) -> nn.Module:

@@ -11,8 +11,9 @@ import math
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from pellucid.operations.machine import cache_folder, read_memory, read_processo
 
 CANDIDATES = ("float32", "bfloat16")  # float16 overflows in models that were trained in bfloat16
 MARGIN = 1.1  # what is there by itself (float32, torch's own thread count) stays unless another is this much faster
+BUSY_AGE = 600  # seconds for which a trial beside other work is believed
 
 Seconds = dict[str, float]  # of the trial request, by what was tried
 
@@ -165,44 +167,45 @@ def fastest(seconds: Seconds, *, unless: str) -> str:
 def once(what: str, names: Collection[str], measure: Callable[[], Trial], remeasure: bool) -> tuple[Trial, str]:
     """The trial of each name, remembered or made now, and in words which of the two.
 
-    What was measured beside other work is used, but not kept: a busy minute shall not decide for good.
+    What was measured beside other work is used for ten minutes only: a busy minute shall not decide for good.
     """
     key = f"{what}, {read_processor()[0]}, {usable_cores()} cores, torch {torch.__version__}"
     if not remeasure and (known := recall(key, names)):
-        return Trial(known, alone=True), "remembered"
+        return known, "remembered" if known.alone else "remembered for ten minutes, from beside other work"
     trial = measure()
-    if not trial.alone:
-        return trial, "measured beside other work, so not kept"
-    if not remember(key, trial.seconds):
+    if not remember(key, trial):
         return trial, f"measured, not kept: {cache_folder()} cannot be written"
-    return trial, "measured"
+    return trial, "measured" if trial.alone else "measured beside other work, kept for ten minutes"
 
 
-def recall(key: str, names: Collection[str]) -> Seconds | None:
-    """What `remember` kept, or None: it is not there, or not readable as seconds of these names."""
+def recall(key: str, names: Collection[str]) -> Trial | None:
+    """What `remember` kept, or None: it is not there, too old, or not readable as a trial of these names."""
     try:
         kept = json.loads(memory_file().read_text())[key]
-        seconds = {name: float(kept[name]) for name in names}
+        seconds = {name: float(kept["seconds"][name]) for name in names}
+        alone, age = kept["alone"] is True, time.time() - float(kept["at"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return seconds if all(0 < value < math.inf for value in seconds.values()) else None
+    if not all(0 < value < math.inf for value in seconds.values()) or not (alone or 0 <= age < BUSY_AGE):
+        return None
+    return Trial(seconds, alone)
 
 
-def remember(key: str, seconds: Seconds) -> bool:
-    """Keep the measurement; whether that worked. The file is replaced as a whole, so no reader sees half of it."""
+def remember(key: str, trial: Trial) -> bool:
+    """Keep the trial; whether that worked. The file is replaced as a whole, so no reader sees half of it."""
     file = memory_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = kept_by(file)
+        known = {**kept_by(file), key: {**asdict(trial), "at": time.time()}}
         with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as draft:
-            json.dump({**known, key: seconds}, draft, indent=1)
+            json.dump(known, draft, indent=1)
         Path(draft.name).replace(file)
     except OSError:
         return False
     return True
 
 
-def kept_by(file: Path) -> dict[str, Seconds]:
+def kept_by(file: Path) -> dict[str, object]:
     """What is in the memory file; nothing if it is missing or damaged: it will be written anew."""
     try:
         known = json.loads(file.read_text())
