@@ -215,12 +215,20 @@ def test_another_machine_is_measured_anew(change: str, cache: Path, monkeypatch:
     assert timings.asked == 1
 
 
-def test_what_a_busy_machine_measured_is_used_but_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_busy_machine_measured_is_soon_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1e9
+    monkeypatch.setattr(hardware.time, "time", lambda: now)
     timings = with_timings(monkeypatch, 4.0, 1.0, alone=False)
     for _ in range(2):
         precision = hardware.best_precision()
-        assert precision.name == "bfloat16" and "not kept" in precision.reason
-    assert timings.asked == 2 and not list(cache.iterdir())
+        assert precision.name == "bfloat16" and "beside other work" in precision.reason
+    assert timings.asked == 1
+    now += 601
+    timings = with_timings(monkeypatch, 1.0, 4.0)
+    assert hardware.best_precision().name == "float32"
+    now += 601
+    assert "remembered" in hardware.best_precision().reason
+    assert timings.asked == 1
 
 
 @given(damage=st.binary() | st.sampled_from([b"[]", b"null", b"{", b'{"key": 3}', b"\xff\xfe"]))
@@ -230,16 +238,19 @@ def test_a_damaged_file_is_measured_over(damage: bytes, tmp_path_factory: pytest
         patch.setenv("PELLUCID_CACHE", str(folder))
         (folder / "measured.json").write_bytes(damage)
         assert hardware.recall("key", ["float32"]) is None
-        assert hardware.remember("key", {"float32": 1.5})
-        assert hardware.recall("key", ["float32"]) == {"float32": 1.5}
+        assert hardware.remember("key", Trial({"float32": 1.5}, alone=True))
+        assert hardware.recall("key", ["float32"]) == Trial({"float32": 1.5}, alone=True)
 
 
-@pytest.mark.parametrize("kept", [{}, {"float32": 1.0}, {"float32": "x", "bfloat16": 1}, {"float32": 0, "bfloat16": 1}])
-def test_a_damaged_entry_is_measured_over(kept: object, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", [{}, {"seconds": {}}, {"seconds": 3}, {"alone": None, "at": "x"}])
+def test_a_damaged_entry_is_measured_over(
+    damage: dict[str, object], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_timings(monkeypatch, 1.0, 4.0)
     hardware.best_precision()
     file = cache / "measured.json"
-    file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_text()), kept)))
+    ((key, entry),) = json.loads(file.read_text()).items()
+    file.write_text(json.dumps({key: {**entry, **damage} if damage else {}}))
     timings = with_timings(monkeypatch, 4.0, 1.0)
     assert hardware.best_precision().name == "bfloat16"
     assert timings.asked == 1
@@ -257,7 +268,7 @@ def remember_often(folder: str, worker: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PELLUCID_CACHE", folder)
         for number in range(100):
-            assert hardware.remember(f"{worker}-{number}", {"float32": 1.0})
+            assert hardware.remember(f"{worker}-{number}", Trial({"float32": 1.0}, alone=True))
 
 
 def test_readers_never_see_half_a_file(cache: Path) -> None:
