@@ -50,7 +50,7 @@ class BytePairEncoder:
         try:
             return list(chain.from_iterable(map(self._pieces.__getitem__, pieces)))
         except UnicodeEncodeError:
-            return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+            return self.encode(repair(text))
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
         return tuple(chain.from_iterable(map(self._pretokens.__getitem__, self.splitter.pretokens(piece))))
@@ -118,6 +118,11 @@ class BytePairEncoder:
                 places[lowest] = waiting
                 heapq.heappush(heap, lowest)
         return [part for part in parts if part]
+
+
+def repair(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates as U+FFFD: what can be written in UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _rank_by_id(vocab: dict[bytes, int]) -> Callable[[bytes, bytes], int]:

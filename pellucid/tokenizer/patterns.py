@@ -95,8 +95,11 @@ class Splitter:
         """One of `pieces` -> its pre-tokens."""
 
     def _split(self, text: str) -> list[str]:
-        parts = [text] if text else []
-        for pattern in self._exact:
+        if not self._exact:
+            return [text] if text else []
+        first, *others = self._exact
+        parts = _isolate(first, text)
+        for pattern in others:
             parts = [piece for part in parts for piece in _isolate(pattern, part)]
         return parts
 
@@ -127,7 +130,7 @@ def _isolate(pattern: regex.Pattern[str], text: str) -> list[str]:
     """The matches and what lies between them, in order."""
     if not pattern.groups:
         found = pattern.findall(text)
-        if sum(map(len, found)) == len(text) and all(found):
+        if "".join(found) == text and "" not in found:
             return found
     parts, end = [], 0
     for match in pattern.finditer(text):
