@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from pellucid.errors import InputError
+from pellucid.errors import InputError, did_you_mean
 from pellucid.tokenizer.provenance import SCAFFOLD, Traced
 from pellucid.tokenizer.sandbox import RENDERING_ERRORS, Rendered, render, roles_in
 
@@ -34,8 +34,8 @@ class Ledger:
         self._sources: list[Source | None] = [None]
         self._next = 1
 
-    def trace(self, value: Any, source: Source) -> Any:
-        """`value` (JSON types only) with its strings traced, keys included."""
+    def trace(self, value: Any, source: Source, name: str) -> Any:
+        """`value`, called `name`, with its strings traced, keys included. InputError if it is not what JSON holds."""
         if isinstance(value, str):
             origins = array("q", range(self._next, self._next + len(value)))
             if value:
@@ -44,12 +44,12 @@ class Ledger:
                 self._next += len(value)
             return Traced(str.__str__(value), origins)
         if isinstance(value, Mapping):
-            return {self.trace(key, source): self.trace(item, source) for key, item in value.items()}
+            return {self.trace(key, source, name): self.trace(item, source, name) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.trace(item, source) for item in value]
+            return [self.trace(item, source, name) for item in value]
         if value is None or isinstance(value, bool | int | float):
             return value
-        raise InputError(f"a conversation holds text, numbers, lists and dicts, not {type(value).__name__}")
+        raise InputError(f"{name} holds {type(value).__name__}; expected text, numbers, lists and dicts")
 
     def span(self, message: int) -> tuple[int, int]:
         """The origins of a message's characters: from the first up to, not including, the second."""
@@ -82,7 +82,8 @@ def check_message(message: Any, name: str, template: str) -> None:
     role = message["role"]
     known = ROLES | roles_in(template)
     if not isinstance(role, str) or role not in known:
-        raise InputError(f"{name}: there is no role {role!r}; the chat template knows {', '.join(sorted(known))}")
+        hint = did_you_mean(str(role), known)
+        raise InputError(f"{name}: there is no role {role!r}{hint}; the chat template knows {', '.join(sorted(known))}")
     content = message.get("content")
     if isinstance(content, list | tuple):
         for part in content:
@@ -128,7 +129,8 @@ def trace_messages(messages: Sequence[Mapping[str, Any]], ledger: Ledger) -> lis
         copy: dict[str, Any] = {}
         for key, value in message.items():
             own = message["role"] == "assistant" and key in OWN_WORDS
-            copy[key] = str.__str__(value) if key == "role" else ledger.trace(value, Source(number, own))
+            name = f"message {number + 1}: {key!r}"
+            copy[key] = str.__str__(value) if key == "role" else ledger.trace(value, Source(number, own), name)
         reasoning = next((copy[name] for name in REASONING_NAMES if copy.get(name) is not None), None)
         if reasoning is not None:  # templates read it under either name, as transformers offers it
             copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}

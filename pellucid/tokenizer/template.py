@@ -170,7 +170,7 @@ def apply_chat_template(
         check_tools(tools)
     ledger = Ledger()
     given = {"documents": None, "tools": tools, **variables}
-    traced = {name: ledger.trace(value, Source(None, False)) for name, value in given.items()}
+    traced = {name: ledger.trace(value, Source(None, False), f"{name}: the value") for name, value in given.items()}
     conversation = Conversation(
         template, trace_messages(messages, ledger), {**token_names(tokenizer), **traced}, ledger
     )

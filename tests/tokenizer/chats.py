@@ -65,6 +65,7 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
     "tools": ([USER], TOOLS),
     "tools and system": ([SYSTEM, USER], TOOLS),
     "call": ([SYSTEM, USER, CALLED], TOOLS),
+    "call alone": ([USER, CALLED], TOOLS),
     "result": ([USER, CALLED, result("weather", "-3 °C, Schnee")], TOOLS),
     "told": ([SYSTEM, USER, CALLED, result("weather", '{"t": -3}'), TOLD, OTHER, SAID_LATER], TOOLS),
     "call with words": ([USER, {**CALLED, "content": "I look."}, result("weather", "Schnee"), TOLD], TOOLS),

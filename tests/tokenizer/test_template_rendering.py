@@ -78,7 +78,7 @@ SNIPPETS = {
     "format_map": "{{ '{a}'.format_map({'a': x}) }}{{ '{[a]}'.format({'a': x}) }}{{ '{{}}'.format(x) }}",
     "json": "{{ [x, {x: 1.5, 'k': none}] | tojson }}{{ {x: [x, []]} | tojson(indent=2) }}",
     "ascii json": "{{ {'b': x, 'a': {}} | tojson(ensure_ascii=true, separators=('!', '?'), sort_keys=true) }}",
-    "containers": "{{ [x] }}{{ {'k': x} }}{{ [x] | string }}{{ (x, 1) }}{{ [x] | first }}{{ x | list }}{{ x | length }}",
+    "containers": "{{ [x] }}{{ {'k': x} }}{{ [x] | string }}{{ (x, 1) }}{{ [x] | first }}{{ x | list }}{{ x|length }}",
     "blocks": "{% set y %}<{{ x }}>{% endset %}{{ y | trim }}{% for c in x %}{{ c }};{% endfor %}",
     "filter blocks": "{% filter upper %}{{ x }}{% endfilter %}{{ x | wordwrap(3) }}{{ x | truncate(4) }}",
     "macros": "{% macro m(a, b='d') %}{{ a }}/{{ b }}{{ caller() if caller }}{% endmacro %}{{ m(x) }}",
