@@ -77,7 +77,7 @@ def read_config(file: GGUF) -> ModelConfig:
         feed_forward_bias=_has(file, "blk.0.ffn_up.bias"),
         tie_embeddings=not _has(file, "output.weight"),
         **({"rope": read_rope(file, architecture, head_dim)} if architecture != "gpt2" else {}),
-        **(_read_gemma(file.metadata, architecture, hidden, heads, integer("block_count"))),
+        **_read_gemma(file.metadata, architecture, hidden, heads, head_dim, integer("block_count")),
         **ARCHITECTURES[architecture],
     )
 
@@ -86,7 +86,9 @@ def _has(file: GGUF, name: str) -> bool:
     return name in file.tensors
 
 
-def _read_gemma(metadata: Mapping[str, Any], architecture: str, hidden: int, heads: int, layers: int) -> dict[str, Any]:
+def _read_gemma(
+    metadata: Mapping[str, Any], architecture: str, hidden: int, heads: int, head_dim: int, layers: int
+) -> dict[str, Any]:
     """What Gemma 2 and 3 have beside the others: windows by layer, soft-caps, scales."""
     if architecture not in GEMMA_WINDOW:
         return {}
@@ -95,13 +97,12 @@ def _read_gemma(metadata: Mapping[str, Any], architecture: str, hidden: int, hea
     pattern = metadata.get(f"{architecture}.attention.sliding_window_pattern", period)
     if isinstance(pattern, int):  # the last of every `pattern` layers sees everything
         pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
-    fields: dict[str, Any] = {"embedding_scale": hidden**0.5}
+    scaled = hidden // heads if layers == GEMMA_27B_LAYERS[architecture] else head_dim
+    fields: dict[str, Any] = {"embedding_scale": hidden**0.5, "attention_scale": scaled**-0.5}
     if window is not None:
         fields |= {"window": window, "window_layers": tuple(map(bool, pattern))}
         if architecture == "gemma3":
             fields["local_rope"] = {"theta": exact(metadata.get("gemma3.rope.freq_base_swa", 10000.0))}
-    if layers == GEMMA_27B_LAYERS[architecture]:
-        fields["attention_scale"] = (hidden // heads) ** -0.5
     for field, key in (("attention_softcap", "attn_logit_softcapping"), ("logit_softcap", "final_logit_softcapping")):
         if value := metadata.get(f"{architecture}.{key}"):
             fields[field] = exact(value)
@@ -175,7 +176,9 @@ def _as_read(config: ModelConfig, architecture: str) -> dict[str, Any]:
     fields |= {"position": "rotary", "window": None, "window_layers": None, "local_rope": None}
     fields |= {"attention_scale": None, "attention_softcap": None, "logit_softcap": None, "embedding_scale": None}
     fields |= ARCHITECTURES[architecture]
-    fields |= _read_gemma(metadata, architecture, config.hidden_size, config.num_heads, config.num_layers)
+    fields |= _read_gemma(
+        metadata, architecture, config.hidden_size, config.num_heads, config.head_dim, config.num_layers
+    )
     if architecture == "gpt2":
         fields |= {"query_bias": True, "output_bias": True, "feed_forward_bias": True}
         fields |= {"num_kv_heads": config.num_heads, "head_dim": config.hidden_size // config.num_heads}

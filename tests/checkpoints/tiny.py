@@ -26,6 +26,7 @@ GEMMA: dict[str, Any] = {
     "norm_offset": True,
     "activation": "geglu_tanh",
     "embedding_scale": 8.0,
+    "attention_scale": 0.25,
     "tie_embeddings": True,
     "window": 8,
 }
