@@ -53,7 +53,7 @@ def root(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        context.get_help()  # rich prints it
 
 
 def register() -> None:
@@ -85,6 +85,8 @@ def run(arguments: Sequence[str]) -> int:
     except PellucidError as error:
         return complain(str(error), error.exit_status, debug)
     except typer.TyperException as error:
+        if not error.format_message():  # a group without a command: its help has been printed
+            return 0
         return complain(usage(error), error.exit_code, debug)
     except typer.Abort:
         return complain("stopped", 1, debug)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -96,9 +97,13 @@ def test_asked_wrongly_names_the_help(arguments: list[str], capsys: pytest.Captu
     assert said.endswith("(see pellucid ends --help)\n") and said.count("\n") == 1
 
 
-def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frame.run([]) == 0
-    assert "doctor" in capsys.readouterr().out
+@pytest.mark.parametrize(("arguments", "shown"), [([], "doctor"), (["tokenizer"], "compare")])
+def test_without_a_command_the_help_is_shown(
+    arguments: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert frame.run(arguments) == 0
+    said = capsys.readouterr()
+    assert shown in said.out and said.err == ""
 
 
 def test_every_command_says_what_it_does_and_gives_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,12 +113,16 @@ def test_every_command_says_what_it_does_and_gives_an_example(capsys: pytest.Cap
 
 
 def command_paths() -> list[list[str]]:
-    groups = [(["tokenizer"], group.typer_instance) for group in frame.app.registered_groups]
-    paths = [[command.name or ""] for command in frame.app.registered_commands if not command.hidden]
-    for prefix, group in groups:
-        assert group is not None
-        paths += [[*prefix, command.name or ""] for command in group.registered_commands]
-    return paths
+    """The words that call each command, those of groups too."""
+
+    def within(group: Any, prefix: list[str]) -> Iterator[list[str]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from within(command, [*prefix, name])
+            elif not command.hidden:
+                yield [*prefix, name]
+
+    return list(within(typer.main.get_command(frame.app), []))
 
 
 def help_teaches(path: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
