@@ -100,8 +100,7 @@ class TurnFinder:
         self.splitter = splitter
         self.stops = frozenset(stop_ids)
         self.opening = conversation.opening()
-        self.begins: int | None = None
-        self.begins = self.first_control(self.opening)
+        self.begins = self.first_token(self.opening)
 
     def spans(self) -> list[Span]:
         roles = [message["role"] for message in self.conversation.messages]
@@ -231,10 +230,10 @@ class TurnFinder:
         pieces = takewhile(lambda piece: piece.id is None or piece.id != self.begins, self.splitter.split(scaffold))
         return [piece for piece in pieces if self.splitter.is_control(piece.id)]
 
-    def first_control(self, text: str) -> int | None:
-        """The first control token of `text` that is not one that ends a turn."""
-        pieces = self.control_tokens(Traced(text, origins_of(text)))
-        return next((piece.id for piece in pieces if piece.id not in self.stops), None)
+    def first_token(self, text: str) -> int | None:
+        """The first structural token of `text` that is not one that ends a turn."""
+        pieces = self.splitter.split(Traced(text, origins_of(text)))
+        return next((piece.id for piece in pieces if piece.id is not None and piece.id not in self.stops), None)
 
     def defeated(self, number: int) -> InputError:
         return InputError(

@@ -26,7 +26,7 @@ class ChatTokenizer(Protocol):
     """What a tokenizer has that chats need."""
 
     @property
-    def chat_template(self) -> str | None: ...
+    def templates(self) -> Mapping[str, str]: ...
     @property
     def added(self) -> Sequence[AddedToken]: ...
     @property
@@ -153,12 +153,14 @@ def apply_chat_template(
     """The ids of a conversation, rendered by the model's own template.
 
     `messages`: dicts with `role` and `content` (a string or a list of text parts), `tool_calls`, `reasoning_content`.
-    `tools`: JSON schemas. `variables`: what else the template reads (`enable_thinking`, `documents` ...).
+    `tools`: JSON schemas; a model with a template of its own for them ("tool_use") is given that.
+    `variables`: what else the template reads (`enable_thinking`, `documents` ...).
     Equal to transformers' `apply_chat_template` wherever the conversation holds no text of structural tokens; such text
     stays text here. No BOS is added to the one that the template writes.
     InputError: no template, a template that is broken or reaches for Python's attributes, a wrong conversation.
     """
-    source = tokenizer.chat_template
+    named = "tool_use" if tools is not None and "tool_use" in tokenizer.templates else "default"
+    source = tokenizer.templates.get(named)
     if not source:
         raise InputError(
             "this tokenizer has no chat template: use a chat (instruct) model, or put its chat_template.jinja "
