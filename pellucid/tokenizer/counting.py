@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 
 from pellucid.errors import InputError
@@ -26,6 +27,7 @@ Progress = Callable[[str, int, int | None], None]
 MEMORY_BUDGET = 1 << 30
 _ENTRY = 160  # bytes of an entry besides its text: the string's header, the integer, the place in the table
 _WORTH_WORKERS = 1 << 25  # characters: with fewer, starting processes takes longer than they save
+_BUFFERED = 1 << 18  # different pieces that are counted before they are split into pre-tokens
 _BATCH = 1 << 22  # characters that a worker counts at a time
 
 
@@ -56,10 +58,11 @@ def count_pretokens(
         workers = (os.cpu_count() or 1) if sum(map(len, first)) >= _WORTH_WORKERS else 1
     texts = chain(first, texts)
     for counts, characters in _parallel(texts, split, workers) if workers > 1 else _serial(texts, splitter):
-        total.update(counts)
         counted.characters += characters
-        if len(total) * _ENTRY + sum(map(len, total)) > memory_budget:
-            _drop_rarer_half(total, counted)
+        if counts:
+            total.update(counts)
+            if len(total) * _ENTRY + sum(map(len, total)) > memory_budget:
+                _drop_rarer_half(total, counted)
         if progress:
             progress("reading", counted.characters, None)
     if not total:
@@ -68,11 +71,12 @@ def count_pretokens(
     return counted
 
 
-def _count(splitter: Splitter, texts: Iterable[str]) -> Counter[str]:
-    """Coarse pieces are counted first: most repeat, and only different ones have to be split."""
-    pieces: Counter[str] = Counter()
-    for text in texts:
-        pieces.update(splitter.pieces(text if text.isascii() else repair(text)))
+def _pieces(splitter: Splitter, text: str) -> list[str]:
+    return splitter.pieces(text if text.isascii() else repair(text))
+
+
+def _pretokens(splitter: Splitter, pieces: Counter[str]) -> Counter[str]:
+    """From coarse pieces, which are counted first because most repeat: so each different one is split once."""
     if not splitter.cuts:
         return pieces
     pretokens: Counter[str] = Counter()
@@ -94,22 +98,26 @@ def _take(texts: Iterable[str], characters: int) -> tuple[list[str], Iterator[st
 
 
 def _serial(texts: Iterable[str], splitter: Splitter) -> Iterator[tuple[Counter[str], int]]:
-    while True:
-        batch, texts = _take(texts, _WORTH_WORKERS)
-        if not batch:
-            return
-        yield _count(splitter, batch), sum(map(len, batch))
+    pieces: Counter[str] = Counter()
+    for text in texts:
+        pieces.update(_pieces(splitter, text))
+        if len(pieces) > _BUFFERED:
+            yield _pretokens(splitter, pieces), len(text)
+            pieces = Counter()
+        else:
+            yield Counter(), len(text)
+    yield _pretokens(splitter, pieces), 0
 
 
 def _parallel(texts: Iterable[str], split: str, workers: int) -> Iterator[tuple[Counter[str], int]]:
     """The same from several processes, in order. Two batches a worker are under way, however fast text comes."""
-    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(split,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_parent) as pool:
         waiting: deque[tuple[Future[Counter[str]], int]] = deque()
         try:
             while True:
                 batch, texts = _take(texts, _BATCH)
                 if batch:
-                    waiting.append((pool.submit(_count_in_worker, batch), sum(map(len, batch))))
+                    waiting.append((pool.submit(_count_in_worker, split, batch), sum(map(len, batch))))
                 if waiting and (not batch or len(waiting) >= 2 * workers):
                     future, characters = waiting.popleft()
                     yield future.result(), characters
@@ -119,14 +127,16 @@ def _parallel(texts: Iterable[str], split: str, workers: int) -> Iterator[tuple[
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker(split: str) -> None:
-    global _worker_splitter
-    _worker_splitter = Splitter(split)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and it ends us
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _count_in_worker(texts: list[str]) -> Counter[str]:
-    return _count(_worker_splitter, texts)
+def _count_in_worker(split: str, texts: list[str]) -> Counter[str]:
+    splitter = _splitter(split)
+    return _pretokens(splitter, Counter(chain.from_iterable(_pieces(splitter, text) for text in texts)))
+
+
+_splitter = cache(Splitter)
 
 
 def _drop_rarer_half(total: Counter[str], counted: Counted) -> None:

@@ -16,10 +16,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
+from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError
-from pellucid.tokenizer.alphabet import HIDDEN, PRINTABLE
+from pellucid.tokenizer.added import AddedToken
+from pellucid.tokenizer.alphabet import HIDDEN, PRINTABLE, to_alphabet
 from pellucid.tokenizer.counting import MEMORY_BUDGET, Counted, Progress, count_pretokens
+from pellucid.tokenizer.patterns import PATTERNS, resolve
+
+if TYPE_CHECKING:
+    from pellucid.tokenizer.tokenizer import Tokenizer
+
+ROLES = {
+    "<|endoftext|>": ("bos_token", "eos_token"),
+    "<s>": ("bos_token",),
+    "</s>": ("eos_token",),
+    "<pad>": ("pad_token",),
+}
+"""What the special tokens with these names are for, as `tokenizer_config.json` has it."""
 
 BYTES = [bytes([byte]) for byte in (*PRINTABLE, *HIDDEN)]
 _LARGEST = 1_000_000  # symbols are characters while training, and there are 1,114,112 of those
@@ -35,6 +49,40 @@ class TrainedBPE:
     special_tokens: dict[str, int]
     counted: Counted
     """The pre-tokens that it was learnt from, how much text that was, and what did not fit the memory budget."""
+
+    def tokenizer(self) -> Tokenizer:
+        """The `Tokenizer` that encodes with it. `<|endoftext|>`, `<s>`, `</s>` and `<pad>` get their usual roles."""
+        from pellucid.tokenizer.tokenizer import Tokenizer
+
+        config = {role: name for name in self.special_tokens for role in ROLES.get(name, ())}
+        return Tokenizer(self.definition(), config)
+
+    def definition(self) -> dict[str, Any]:
+        """It as the content of a `tokenizer.json`."""
+        chain, byte_level = resolve(self.split), {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        built_in = chain[-1:] == PATTERNS["gpt2"]  # ByteLevel has GPT-2's pattern in it
+        steps: list[dict[str, Any]] = [
+            {"type": "Split", "pattern": {"Regex": source}, "behavior": "Isolated", "invert": False}
+            for source in (chain[:-1] if built_in else chain)
+        ]
+        steps.append({**byte_level, "use_regex": built_in})
+        special = [AddedToken(number, name, special=True).to_json() for name, number in self.special_tokens.items()]
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": special,
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+            "post_processor": None,
+            "decoder": {**byte_level, "use_regex": True},
+            "model": {
+                "type": "BPE",
+                "vocab": self.special_tokens | {to_alphabet(token): number for token, number in self.vocab.items()},
+                "merges": [[to_alphabet(left), to_alphabet(right)] for left, right in self.merges],
+                "ignore_merges": False,
+            },
+        }
 
 
 def train_bpe(
@@ -55,6 +103,8 @@ def train_bpe(
     allows.
     """
     special = list(dict.fromkeys(special_tokens))
+    if "" in special:
+        raise InputError("a special token is empty: give it a text, such as <|endoftext|>")
     smallest = len(special) + len(BYTES)
     if not smallest <= vocab_size <= _LARGEST:
         raise InputError(
@@ -68,6 +118,8 @@ def train_bpe(
             f"vocab_size = {vocab_size}: the text ({counted.characters} characters) gives only {len(merges)} merges; "
             f"ask for at most {len(tokens) + len(special)}, or add text"
         )
+    if clash := set(special).intersection(map(to_alphabet, tokens)):
+        raise InputError(f"the special token {min(clash)!r} is an ordinary token too: choose one like <|endoftext|>")
     vocab = {token: number for number, token in enumerate(tokens, len(special))}
     names = {name: number for number, name in enumerate(special)}
     return TrainedBPE(vocab, merges, split, names, counted)
@@ -132,7 +184,7 @@ class _Symbols:
         symbol = chr(self.index[token])
         counts, words = self.counts, self.words
         made: defaultdict[str, list[int]] = defaultdict(list)  # new pair -> words that hold it
-        first, second = pair
+        first, second = pair[0], pair[1]
         for place in self.places.pop(pair):
             parts = words[place].split(pair)
             if len(parts) == 1:
