@@ -182,18 +182,23 @@ class TurnFinder:
         """
         low, high = self.conversation.ledger.span(number)
         copies = Counter(origin for origin in through.origins if low <= origin < high)
-        end, later = start, False
+        expected, end, later = copies.total(), start, False
         for place in range(start, len(self.plain)):
             origin = self.text.origins[place]
-            if low <= origin < high and later:
-                copies[origin] -= 1
-                if copies[origin] >= 0:  # said after the answer to it
-                    raise self.defeated(number)
-            elif low <= origin < high:
-                copies[origin] -= origin in copies
-                end = place + 1 if copies[origin] >= 0 else end
-            else:
+            if not low <= origin < high:
                 later = later or self.is_later(origin, number)
+                if later and not expected:
+                    break
+                continue
+            known = origin in copies
+            if copies[origin] > 0:
+                copies[origin] -= 1
+                expected -= 1
+                if later:  # said after the answer to it
+                    raise self.defeated(number)
+                end = place + 1
+            elif not known and not later:
+                end = place + 1
         return end
 
     def is_later(self, origin: int, number: int) -> bool:

@@ -7,6 +7,7 @@ what it means there; on top of it every way in which Jinja makes a string out of
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -26,7 +27,8 @@ from jinja2.utils import Namespace
 from pellucid.errors import InputError
 from pellucid.tokenizer.provenance import UNKNOWN, Traced, blurred, concat, join, origins_of, text_of, to_json
 
-# The borders that `{% generation %}` writes: characters that no text has, known by their origins.
+# The borders that `{% generation %}` writes: a private character, known from others like it by its origin.
+BORDER = "\ue000"
 GENERATION_BEGINS, GENERATION_ENDS = -2, -3
 
 # Filters that hand on their input's own strings (or no text at all): nothing to follow.
@@ -98,7 +100,8 @@ def render(template: jinja2.Template, variables: Mapping[str, Any]) -> Rendered:
     bordered = template.render(variables)
     text, origins = str.__str__(bordered), origins_of(bordered)
     pieces, generated, done = [], [], 0
-    for end in [index for index, origin in enumerate(origins) if origin < UNKNOWN]:
+    borders = [match.start() for match in re.finditer(BORDER, text)]
+    for end in (border for border in borders if origins[border] < UNKNOWN):
         pieces.append(Traced(text[done:end], origins[done:end]))
         place = sum(map(len, pieces))
         if origins[end] == GENERATION_BEGINS:
@@ -121,7 +124,7 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_bordered"), [], [], body).set_lineno(line)
 
     def _bordered(self, caller: Callable[[], str]) -> str:
-        begin, end = (Traced("\ue000", array("q", [border])) for border in (GENERATION_BEGINS, GENERATION_ENDS))
+        begin, end = (Traced(BORDER, array("q", [border])) for border in (GENERATION_BEGINS, GENERATION_ENDS))
         return concat([begin, caller(), end])
 
 
