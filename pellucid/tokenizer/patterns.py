@@ -8,9 +8,9 @@ borders of them (S: a character that is not white space, W: one that is, by Unic
 
 1. S|W, W not a line break: after S, only line breaks (and for o200k "/") continue a token;
 2. an ASCII letter, then ASCII that is neither a letter nor an apostrophe: a run of letters ends, nothing continues it;
-3. before the last W of a run of two or more, then S: `\s+(?!\S)` leaves exactly that one;
-   except for GPT-2, W is no line break here, for `\s*[\r\n]+` takes those to the last,
-4. and after that last one, before S other than "/" (for GPT-2: after a single one).
+3. before the last W of a run of two or more, then S that no earlier pattern of a chain takes out (here: ASCII, no
+   digit): `\s+(?!\S)` leaves exactly that one; except for GPT-2, W is no line break here, for `\s*[\r\n]+` takes those,
+4. so after the last line break of a run, then S other than "/" (for GPT-2: of a run of one).
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def _cut(run: str) -> re.Pattern[str]:
     return re.compile(
         r" ?[!-@\[-`{-~]*[A-Za-z]+(?![A-Za-z'\x80-\U0010ffff])"  # most words: border 2
         rf"|{run}"
-        rf"|[{_W}]*[^{_W}]+(?:[{_W}]*[\r\n]/[^{_W}]*)*(?:(?=[\r\n])(?:{run}))?"  # border 1, and line breaks kept
+        rf"|[{_W}]*[^{_W}]+(?:(?=[\r\n])(?!{run})[{_W}]+[^{_W}]+)*(?:(?=[\r\n])(?:{run}))?"  # border 1
     )
 
 
-_CUT_GPT2 = _cut(rf"[{_W}]+(?=[{_W}][^{_W}]|\Z)|[\r\n](?=[^{_W}])")
-_CUT_LINES = _cut(rf"[{_W}]*[\r\n](?![{_W}/])|[{_W}]+(?=[^\S\r\n\x1c-\x1f][^{_W}]|\Z)")
+_CUT_GPT2 = _cut(rf"[{_W}]+(?=[{_W}][!-/:-~]|\Z)|[\r\n](?=[^{_W}])")
+_CUT_LINES = _cut(rf"[{_W}]*[\r\n](?![{_W}/])|[{_W}]+(?=[^\S\r\n\x1c-\x1f][!-/:-~]|\Z)")
 _CUTS = {chain: _CUT_GPT2 if chain[-1] == _GPT2 else _CUT_LINES for chain in PATTERNS.values()}
 
 
@@ -109,7 +109,7 @@ def resolve(split: str | Sequence[str] | None) -> tuple[str, ...]:
     if split is None:
         return ()
     if not isinstance(split, str):
-        return tuple(source for part in split for source in resolve(part))
+        return tuple(source for part in split for source in PATTERNS.get(part, (part,)))
     if split in PATTERNS:
         return PATTERNS[split]
     if split.replace("-", "").replace("_", "").isalnum():  # a regex that splits anything holds more than that
