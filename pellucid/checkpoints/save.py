@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -120,4 +123,11 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) 
 
 def _write_shard(path: Path, shard: Mapping[str, Tensor]) -> None:
     """`format: pt` is what transformers looks for."""
-    save_file({name: tensor.contiguous().cpu() for name, tensor in shard.items()}, path, metadata={"format": "pt"})
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in shard.items()}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        system = re.search(r"os error (\d+)", str(error))
+        if system is None:
+            raise
+        raise OSError(int(system[1]), os.strerror(int(system[1])), str(path)) from error
