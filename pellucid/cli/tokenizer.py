@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pellucid.cli.tokenizer_train import encode, train
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 app = typer.Typer(help="Train a tokenizer, encode with one, compare several.", no_args_is_help=True)
+app.command()(train)
+app.command()(encode)
 
 Counts = Mapping[str, Mapping[str, "Count"]]
 """text's name -> tokenizer's name -> how it is cut."""
