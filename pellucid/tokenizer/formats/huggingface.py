@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError
 from pellucid.tokenizer.added import AddedToken
-from pellucid.tokenizer.pipelines import Definition
+from pellucid.tokenizer.pipelines import Definition, anchored
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
@@ -97,11 +97,11 @@ def complete(definition: Definition, config: dict[str, Any]) -> None:
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder's tokenizer files, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    definition = dict(tokenizer.definition)
+    definition = anchored(tokenizer.definition)
     if definition["model"].get("merges", ()) is None:  # tiktoken's rule, which a tokenizer.json spells out
         from pellucid.tokenizer.formats.tiktoken import spelt_merges
 
-        definition["model"] = dict(definition["model"], merges=spelt_merges(definition["model"]["vocab"]))
+        definition["model"]["merges"] = spelt_merges(tokenizer.definition["model"]["vocab"])
     config = {key: value for key, value in tokenizer.config.items() if key != "auto_map"}
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # tokenizer.json alone decides, no class rebuilds it
     config.setdefault("clean_up_tokenization_spaces", False)
