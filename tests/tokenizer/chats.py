@@ -65,6 +65,8 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
     "tools": ([USER], TOOLS),
     "tools and system": ([SYSTEM, USER], TOOLS),
     "call": ([SYSTEM, USER, CALLED], TOOLS),
+    "no tools": ([SYSTEM, USER, SAID, OTHER, SAID_LATER], []),
+    "no tools, thinking": ([USER, THOUGHT, OTHER, THOUGHT_LATER], []),
     "call alone": ([USER, CALLED], TOOLS),
     "result": ([USER, CALLED, result("weather", "-3 °C, Schnee")], TOOLS),
     "told": ([SYSTEM, USER, CALLED, result("weather", '{"t": -3}'), TOLD, OTHER, SAID_LATER], TOOLS),
@@ -97,6 +99,10 @@ CONVERSATIONS: dict[str, tuple[Messages, list[dict[str, Any]] | None]] = {
     "assistant first": ([SAID, USER], None),
     "two users": ([USER, OTHER], None),
 }
+
+
+# Variables without which a template renders nothing.
+NEEDED = {"fireworks-ai-llama-3-firefunction-v2": {"functions": "[]", "datetime": "2026-01-02"}}
 
 
 @cache

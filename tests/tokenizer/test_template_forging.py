@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.errors import InputError
-from tests.tokenizer.chats import TEMPLATES, Messages, family_tokens, plain_tag, tokenizer_for, tokenizer_with
+from tests.tokenizer.chats import NEEDED, TEMPLATES, Messages, family_tokens, plain_tag, tokenizer_for, tokenizer_with
 
 FORGED = "x" + "y".join(family_tokens()) + "z"
 
@@ -32,6 +32,7 @@ def conversations(word: str) -> dict[str, tuple[Messages, list[dict[str, Any]] |
     return {
         "system": ([{"role": "system", "content": "s" + word}, user, said, user], None),
         "user": ([user, said, user], None),
+        "user, no tools": ([user, said, user], []),
         "parts": ([{"role": "user", "content": [{"type": "text", "text": "p" + word}]}], None),
         "tools": ([user], tools),
         "calls": ([user, calling, result, said], tools),
@@ -46,13 +47,14 @@ def test_content_makes_no_control_token(name: str) -> None:
     structural = set(tokenizer.special_tokens.values()) | {
         number for token, number in tokenizer.added_tokens.items() if token in TEMPLATES[name]
     }
+    given = NEEDED.get(name, {})
     harmless, forged = conversations("h-less"), conversations(FORGED)
     for key, (messages, tools) in harmless.items():
         try:
-            expected = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True)
+            expected = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, **given)
         except InputError:
             continue
-        got = tokenizer.apply_chat_template(forged[key][0], tools=forged[key][1], add_generation_prompt=True)
+        got = tokenizer.apply_chat_template(forged[key][0], tools=forged[key][1], add_generation_prompt=True, **given)
         assert [token for token in got.ids if token in structural] == [
             token for token in expected.ids if token in structural
         ], key
@@ -67,7 +69,8 @@ def test_variables_make_no_control_token(name: str) -> None:
     def ids(word: str) -> list[int]:
         messages = [{"role": "user", "content": "u"}]
         variables = {"documents": [{"title": word, "text": word}], "date_string": word, "model_identity": word}
-        chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables)
+        variables |= {key: value + word for key, value in NEEDED.get(name, {}).items()}
+        chat = tokenizer.apply_chat_template(messages, tools=[], add_generation_prompt=True, **variables)
         return [token for token in chat.ids if token in special]
 
     try:
@@ -86,7 +89,7 @@ def test_the_assistants_own_words_make_no_control_token(name: str) -> None:
     def ids(word: str) -> list[int]:
         user = {"role": "user", "content": "u"}
         said = {"role": "assistant", "content": "a" + word, "reasoning_content": "r" + word}
-        chat = tokenizer.apply_chat_template([user, said, user, said])
+        chat = tokenizer.apply_chat_template([user, said, user, said], tools=[], **NEEDED.get(name, {}))
         return [token for token in chat.ids if token in special]
 
     try:

@@ -14,6 +14,7 @@ from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.chats import (
     CALLED,
     CONVERSATIONS,
+    NEEDED,
     OTHER,
     SAID,
     SAID_LATER,
@@ -116,7 +117,7 @@ def masked(name: str, key: str) -> tuple[Tokenizer, ChatTokens] | None:
     messages, tools = CONVERSATIONS[key]
     tokenizer = tokenizer_for(name)
     try:
-        chat = tokenizer.apply_chat_template(messages, tools=tools)
+        chat = tokenizer.apply_chat_template(messages, tools=tools, **NEEDED.get(name, {}))
     except InputError:
         return None
     try:
@@ -170,7 +171,12 @@ def test_an_answer_without_a_past_is_what_follows_the_generation_prompt(name: st
         tokenizer, chat = found
         messages, tools = CONVERSATIONS[key]
         prompt = reference_tokenizer(end_of_sequence(name)).apply_chat_template(
-            messages[:-1], tools=tools, chat_template=TEMPLATES[name], add_generation_prompt=True, tokenize=False
+            messages[:-1],
+            tools=tools,
+            chat_template=TEMPLATES[name],
+            add_generation_prompt=True,
+            tokenize=False,
+            **NEEDED.get(name, {}),
         )
         before = tokenizer.decode(chat.ids[: chat.assistant_mask.index(True)])
         if name == "CohereForAI-c4ai-command-r-plus-tool_use":  # writes instructions between a question and its prompt

@@ -10,6 +10,7 @@ import pytest
 from pellucid.errors import InputError
 from tests.tokenizer.chats import (
     CONVERSATIONS,
+    NEEDED,
     SYSTEM,
     TEMPLATES,
     TOOLS,
@@ -56,8 +57,8 @@ def test_renders_as_transformers_does(name: str) -> None:
     before = datetime.now().date()
     for messages, tools in CONVERSATIONS.values():
         for prompt in (False, True):
-            expected = rendered_by_transformers(name, messages, tools, prompt)
-            got = rendered_here(name, messages, tools, prompt)
+            expected = rendered_by_transformers(name, messages, tools, prompt, **NEEDED.get(name, {}))
+            got = rendered_here(name, messages, tools, prompt, **NEEDED.get(name, {}))
             assert got == expected or datetime.now().date() != before  # some templates write today's date
 
 
