@@ -106,15 +106,17 @@ def examine_torch(machine: Features) -> dict[str, Any]:
 
 
 def examine_kernels() -> dict[str, Any]:
-    """What computes each operation: PyTorch, and the library behind it."""
+    """What computes each operation when a model generates, by precision."""
     import torch
 
-    onednn = "oneDNN" if torch.backends.mkldnn.is_available() else "its own kernels"
-    mkl = "MKL" if torch.backends.mkl.is_available() else onednn
-    return {
-        "linear": {"float32": f"PyTorch with {mkl}", "bfloat16": f"PyTorch with {onednn}"},
-        "attention": "PyTorch's scaled_dot_product_attention",
-    }
+    from pellucid.operations.linear import why_not_packable
+
+    linear = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        reason = why_not_packable(torch.empty(1, 1, dtype=dtype))
+        name = str(dtype).removeprefix("torch.")
+        linear[name] = f"PyTorch, not packed: {reason}" if reason else "oneDNN, weights packed for this processor"
+    return {"linear": linear, "attention": "PyTorch's scaled_dot_product_attention"}
 
 
 def why_not(precision: Precision, machine: Features) -> dict[str, str]:
@@ -201,7 +203,8 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "precision", precision["reason"]
     for name, reason in precision["refused"].items():
         yield f"not {name}", reason
-    yield "linear", ", ".join(f"{name}: {kernel}" for name, kernel in report["kernels"]["linear"].items())
+    for name, kernel in report["kernels"]["linear"].items():
+        yield f"linear {name}", kernel
     yield "attention", report["kernels"]["attention"]
     for name, path in report["models"].items():
         yield f"model {name}", path

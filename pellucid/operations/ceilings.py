@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from pellucid.operations.linear import pack, packed_linear, why_not_packable
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MATRIX = 1024  # 2 * 1024**3 operations a product: long beside the call, short beside a second
@@ -94,27 +97,33 @@ def time_requests(precisions: Sequence[str]) -> Trial:
     The weights pass through memory once for the prompt and once for each token of the answer, as in a real request.
     """
     best = dict.fromkeys(precisions, math.inf)
-    weights = {
-        name: [torch.full((TRIAL_OUT, TRIAL_IN), 0.5, dtype=getattr(torch, name)) for _ in range(TRIAL_LAYERS)]
-        for name in precisions
-    }
+    projections = {name: [projection(getattr(torch, name)) for _ in range(TRIAL_LAYERS)] for name in precisions}
     started, used = time.perf_counter(), time.process_time()
     for _ in range(2):  # in turn, as above
-        for name, matrices in weights.items():
+        for name, layers in projections.items():
             prompt = torch.full((TRIAL_TOKENS, TRIAL_IN), 0.5, dtype=getattr(torch, name))
-            reading = fastest_pass(prompt, matrices)
-            writing = fastest_pass(prompt[:1], matrices)
+            reading = fastest_pass(prompt, layers)
+            writing = fastest_pass(prompt[:1], layers)
             best[name] = min(best[name], reading + TRIAL_TOKENS * writing)
     # Each of torch's threads computes or spins all the while: processor time that is missing went to somebody else.
     share = (time.process_time() - used) / (time.perf_counter() - started) / torch.get_num_threads()
     return Trial(best, share > ALONE)
 
 
-def fastest_pass(tokens: torch.Tensor, matrices: Sequence[torch.Tensor]) -> float:
-    """Seconds to take `tokens` (T, TRIAL_IN) through every matrix, the best of three after one to warm up."""
+def projection(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """x (T, TRIAL_IN) -> x W^T, with W (TRIAL_OUT, TRIAL_IN) as a model that generates has it: packed if it can be."""
+    weight = torch.full((TRIAL_OUT, TRIAL_IN), 0.5, dtype=dtype)
+    if why_not_packable(weight):
+        return lambda x: F.linear(x, weight)
+    packed = pack(weight)
+    return lambda x: packed_linear(x, packed, None)
+
+
+def fastest_pass(tokens: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> float:
+    """Seconds to take `tokens` (T, TRIAL_IN) through every projection, the best of two after one to warm up."""
 
     def through() -> None:
-        for matrix in matrices:
-            F.linear(tokens, matrix)
+        for layer in layers:
+            layer(tokens)
 
     return fastest(through, 0)

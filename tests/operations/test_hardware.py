@@ -155,7 +155,7 @@ def test_a_trial_has_every_precision() -> None:
 def test_a_trial_knows_whether_it_was_alone(used: float, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads for one second have two seconds of the processor, unless somebody else takes some of them."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(ceilings, "fastest_pass", lambda tokens, matrices: 0.5)
+    monkeypatch.setattr(ceilings, "fastest_pass", lambda tokens, layers: 0.5)
     for clock, values in (("perf_counter", (10.0, 11.0)), ("process_time", (3.0, 3.0 + used))):
         times = iter(values)
         monkeypatch.setattr(ceilings.time, clock, lambda times=times: next(times))
