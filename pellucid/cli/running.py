@@ -65,10 +65,12 @@ def open_model(name: str, dtype: str) -> tuple[Decoder, Tokenizer]:
     precision = best_precision(dtype)
     started = time.perf_counter()
     model, tokenizer = load(name, dtype=precision.name)
+    unpacked = model.pack_for_inference()
     seconds = time.perf_counter() - started
     threads, cores = torch.get_num_threads(), features().cores
     why = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else f"of {cores} usable cores"
-    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; {threads} threads ({why})")
+    layout = f"weights not packed, because {unpacked}" if unpacked else "weights packed"
+    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; {layout}; {threads} threads ({why})")
     return model, tokenizer
 
 
