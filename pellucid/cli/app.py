@@ -10,21 +10,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
+from pellucid.cli import chat, convert, demo, doctor, generate, show, tokenizer
 from pellucid.errors import PellucidError, did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-PANELS = {
-    "Start here": ["demo", "chat", "doctor"],
-    "Look and use": ["generate", "show", "convert", "tokenizer"],
-}
+START = "Start here"
+LOOK = "Look and use"
 
 app = typer.Typer(
     name="pellucid",
@@ -56,19 +53,13 @@ def root(
         context.get_help()  # rich prints it
 
 
-def register() -> None:
-    for panel, names in PANELS.items():
-        for name in names:
-            if find_spec(f"pellucid.cli.{name}") is None:
-                continue
-            module = import_module(f"pellucid.cli.{name}")
-            if name == "tokenizer":
-                app.add_typer(module.app, name=name, rich_help_panel=panel)
-            else:
-                app.command(name, rich_help_panel=panel)(getattr(module, name))
-
-
-register()
+app.command(rich_help_panel=START)(demo.demo)
+app.command(rich_help_panel=START)(chat.chat)
+app.command(rich_help_panel=START)(doctor.doctor)
+app.command(rich_help_panel=LOOK)(generate.generate)
+app.command(rich_help_panel=LOOK)(show.show)
+app.command(rich_help_panel=LOOK)(convert.convert)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)
 
 
 def run(arguments: Sequence[str]) -> int:
