@@ -27,7 +27,7 @@ from pellucid.tokenizer.provenance import SCAFFOLD, Traced, origins_of, traced_i
 if TYPE_CHECKING:
     from pellucid.tokenizer.conversation import Conversation
     from pellucid.tokenizer.sandbox import Rendered
-    from pellucid.tokenizer.template import ChatTokenizer, Piece, Splitter
+    from pellucid.tokenizer.structure import ChatTokenizer, Piece, Splitter
 
 Span = tuple[int, int]
 
@@ -219,7 +219,7 @@ class TurnFinder:
         written = str.__str__(tail)
         controls = self.control_tokens(tail)
         if not controls:
-            begins = [piece.start for piece in self.splitter.split(tail) if self.splitter.is_control(piece.id)]
+            begins = [piece.start for piece in self.splitter.split(tail) if piece.id in self.splitter.controls]
             written = written[: begins[0]] if begins else written
             if not self.plain.startswith(written, said):
                 raise self.defeated(number)
@@ -233,7 +233,7 @@ class TurnFinder:
     def control_tokens(self, scaffold: Traced) -> list[Piece]:
         """Those before the next turn begins."""
         pieces = takewhile(lambda piece: piece.id is None or piece.id != self.begins, self.splitter.split(scaffold))
-        return [piece for piece in pieces if self.splitter.is_control(piece.id)]
+        return [piece for piece in pieces if piece.id in self.splitter.controls]
 
     def first_token(self, text: str) -> int | None:
         """The first structural token of `text` that is not one that ends a turn."""

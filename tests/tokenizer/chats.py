@@ -198,6 +198,7 @@ def tokenizer_for(name: str) -> Tokenizer:
     return tokenizer_with(TEMPLATES[name], end_of_sequence(name))
 
 
+@cache
 def tokenizer_with(template: str | None, end: str = "</s>") -> Tokenizer:
     return Tokenizer(definition(), {"bos_token": "<s>", "eos_token": end}, {"default": template} if template else {})
 

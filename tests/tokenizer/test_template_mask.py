@@ -133,6 +133,7 @@ KNOWN_DEFEATS = {
     ("google-gemma-4-31B-it", "call with words"),  # puts the words said before a call after its result
     ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "assistant first"),
     ("Qwen3.5-4B", "assistant first"),
+    ("fireworks-ai-llama-3-firefunction-v2", "assistant first"),
     ("deepseek-ai-DeepSeek-V3.1", "assistant first"),
     ("deepseek-ai-DeepSeek-V3.2", "assistant first"),
     ("microsoft-Phi-3.5-mini-instruct", "assistant first"),
