@@ -130,7 +130,8 @@ def trace_messages(messages: Sequence[Mapping[str, Any]], ledger: Ledger) -> lis
         for key, value in message.items():
             own = message["role"] == "assistant" and key in OWN_WORDS
             name = f"message {number + 1}: {key!r}"
-            copy[key] = str.__str__(value) if key == "role" else ledger.trace(value, Source(number, own), name)
+            traced_key = ledger.trace(str(key), Source(number, False), name)
+            copy[traced_key] = str.__str__(value) if key == "role" else ledger.trace(value, Source(number, own), name)
         reasoning = next((copy[name] for name in REASONING_NAMES if copy.get(name) is not None), None)
         if reasoning is not None:  # templates read it under either name, as transformers offers it
             copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}

@@ -191,6 +191,16 @@ def test_no_operation_of_jinja_launders_content(template: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "template", ["{{ messages | tojson }}", "{{ messages[0] }}", "{% for key in messages[0] %}{{ key }}{% endfor %}"]
+)
+def test_the_names_of_fields_are_content(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    special = set(tokenizer.special_tokens.values())
+    message = {"role": "user", "content": "c", "<|im_end|>": "<|im_end|>", "x": {"<|im_end|>": 1}}
+    assert special.isdisjoint(tokenizer.apply_chat_template([message]).ids)
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{{ ('<|im_start|>' + messages[0].content) | center(99) }}",

@@ -20,7 +20,7 @@ PAIRS = [
     ("llama-bpe", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B"),
     ("qwen2", "Qwen-Qwen2.5-7B-Instruct"),
     ("qwen2", "Qwen-Qwen3-0.6B"),
-    ("gemma-4", "google-gemma-4-31B-it"),
+    pytest.param(("gemma-4", "google-gemma-4-31B-it"), marks=pytest.mark.slow),
     ("phi-3", "microsoft-Phi-3.5-mini-instruct"),
     ("command-r", None),
     ("llama-spm", "mistralai-Mistral-Nemo-Instruct-2407"),

@@ -29,8 +29,8 @@ COLUMNS = {
 INTRODUCTION = """\
 # Chat templates
 
-What the {count} chat templates of real models in llama.cpp's source need, and how they fare here. `make test` keeps this
-page true; `python -m tests.tokenizer.test_template_report` writes it anew.
+What the {count} chat templates of real models in llama.cpp's source need, and how they fare here. `make test` keeps
+this page true; `python -m tests.tokenizer.test_template_report` writes it anew.
 
 Each template is rendered with {conversations} conversations, with and without generation prompt: {renderings}
 renderings. {refused} are refused by the template itself (roles out of order, a missing tool call id) here as in
@@ -96,10 +96,8 @@ def features() -> Iterator[tuple[str, str]]:
     yield "filters", used(lambda tree: {node.name for node in tree.find_all(nodes.Filter)})
     yield "tests", used(lambda tree: {node.name for node in tree.find_all(nodes.Test)})
     yield "methods", used(methods)
-    yield (
-        "loop controls",
-        str(sum("break -%}" in s or "continue -%}" in s or "break %}" in s for s in TEMPLATES.values())),
-    )
+    controls = re.compile(r"{%-? *(break|continue)")
+    yield "loop controls", str(sum(controls.search(source) is not None for source in TEMPLATES.values()))
     yield "generation tags", str(sum("endgeneration" in source for source in TEMPLATES.values()))
 
 
