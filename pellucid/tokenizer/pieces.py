@@ -8,7 +8,7 @@ That is what makes streaming exact: a token's bytes do not depend on what follow
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pellucid.errors import InputError
@@ -122,7 +122,7 @@ def word_piece(piece: str, step: dict[str, Any], begins: bool) -> str:
     return piece
 
 
-STEPS = {
+STEPS: dict[str, Callable[[str, dict[str, Any], bool], str | bytes]] = {
     "Replace": lambda piece, step, begins: piece.replace(step["pattern"]["String"], step["content"]),
     "ByteFallback": byte_fallback,
     "Fuse": lambda piece, step, begins: piece,

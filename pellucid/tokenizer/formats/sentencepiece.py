@@ -1,9 +1,9 @@
 """SentencePiece models (Kudo and Richardson 2018): byte-pair encoding or Unigram on text whose spaces are "▁".
 
-Ids are SentencePiece's, with the exceptions of the `tokenizers` library, which runs them: Unigram adds scores in
-double precision, so of two ways to cut a text whose scores differ by rounding it may take the other; the character
-map sees a base character together with its combining marks; and after a piece that the user defined, text gets a space
-before it again (as in llama.cpp).
+Ids are SentencePiece's, with three exceptions of the `tokenizers` library, which runs them (and transformers): Unigram
+adds scores in double precision, so of two ways to cut a text whose scores differ by rounding it may take the other;
+the character map takes a base character and its combining marks as one, and may lose a mark; and where every text gets
+a space before it, so does the text after a piece that the user defined (as in llama.cpp).
 
 The file is a protocol buffer, read here by a reader of the wire format; the numbers of the fields are those of
 `sentencepiece_model.proto`.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -90,13 +90,13 @@ def read_model(data: bytes) -> tuple[list[Piece], dict[int, Any], Spelling]:
     normalizer: dict[int, Any] = {}
     for number, value in fields(data):
         if number == 1:
-            piece = dict(fields(value))
+            piece = message(value, {1: bytes, 2: bytes, 3: int})
             score = struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
             pieces.append(Piece(piece.get(1, b"").decode(), score, Kind(piece.get(3, Kind.NORMAL))))
         elif number == 2:
-            trainer = dict(fields(value))
+            trainer = message(value, dict.fromkeys((3, 24, 40, 41, 42, 43), int))
         elif number == 3:
-            normalizer = dict(fields(value))
+            normalizer = message(value, {2: bytes, 3: int, 4: int, 5: int})
     if not pieces:
         raise ValueError("there is no piece in it")
     if not normalizer.get(5, 1):
@@ -105,7 +105,7 @@ def read_model(data: bytes) -> tuple[list[Piece], dict[int, Any], Spelling]:
     return pieces, trainer, spelling
 
 
-def fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a protocol buffer: (number, an int for a varint, else bytes). Raises ValueError or IndexError."""
     place = 0
     while place < len(data):
@@ -125,6 +125,17 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"field {number} at byte {place} runs past the end")
         yield number, data[place : place + length]
         place += length
+
+
+def message(data: int | bytes, kinds: Mapping[int, type]) -> dict[int, Any]:
+    """The fields of a message inside another; those in `kinds` must be of that type, else ValueError."""
+    if isinstance(data, int):
+        raise ValueError("a number where a message should be")
+    found = dict(fields(data))
+    wrong = next((number for number, kind in kinds.items() if not isinstance(found.get(number, kind()), kind)), None)
+    if wrong is not None:
+        raise ValueError(f"field {wrong} is of the wrong type")
+    return found
 
 
 def varint(data: bytes, place: int) -> tuple[int, int]:
@@ -202,19 +213,28 @@ def normalizers(spelling: Spelling) -> list[dict[str, Any]]:
     """What SentencePiece does to a text, in its order: the character map, spaces merged, one before, all as "▁"."""
     steps: list[dict[str, Any]] = []
     if spelling.charsmap:
+        size = int.from_bytes(spelling.charsmap[:4], "little")  # of the trie, which the strings follow
+        if size % 4 or not 0 < size <= len(spelling.charsmap) - 4:
+            raise InputError("the vocabulary's character map (precompiled_charsmap) is damaged")
         charsmap = base64.b64encode(spelling.charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if spelling.merge_spaces:
-        steps.append({"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""})
-        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+        steps += [replace({"Regex": r"\A +"}, ""), replace({"Regex": " {2,}"}, " ")]
     if spelling.space_prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})
-    return [*steps, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    steps.append(replace({"String": " "}, SPACE))
+    if spelling.merge_spaces:
+        steps.append(replace({"Regex": rf"{SPACE}+\z"}, ""))
+    return steps
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
 
 
 def decoders(spelling: Spelling) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        replace({"String": SPACE}, " "),
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
