@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
     from pellucid.tokenizer.train import TrainedBPE
 
+HEARTBEAT = 30  # seconds
 OWN_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -74,12 +75,19 @@ def train(
 
 @contextmanager
 def progress_bar(size: int) -> Iterator[Progress]:
-    """Two bars on stderr: text read (of `size` bytes, about as many characters) and tokens found."""
+    """Two bars on stderr: text read (of `size` bytes, about as many characters) and tokens found.
+
+    Where stderr is no terminal, a line every half minute.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield plain_progress()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         reading = bar.add_task("characters read", total=size)
         merging = bar.add_task("tokens found", total=None, visible=False)
 
@@ -91,6 +99,19 @@ def progress_bar(size: int) -> Iterator[Progress]:
                 bar.update(merging, completed=done, total=of, visible=True)
 
         yield progress
+
+
+def plain_progress() -> Progress:
+    said = time.monotonic()
+
+    def progress(phase: str, done: int, of: int | None) -> None:
+        nonlocal said
+        if time.monotonic() - said >= HEARTBEAT:
+            said = time.monotonic()
+            what = f"{done:,} characters read" if phase == "reading" else f"{done:,} of {of:,} tokens found"
+            print(what, file=sys.stderr, flush=True)
+
+    return progress
 
 
 def as_dictionary(trained: TrainedBPE, tokenizer: Tokenizer, output: Path, seconds: float) -> dict[str, Any]:

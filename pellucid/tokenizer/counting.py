@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int | None], None]
 MEMORY_BUDGET = 1 << 30
 _ENTRY = 160  # bytes of an entry besides its text: the string's header, the integer, the place in the table
 _WORTH_WORKERS = 1 << 25  # characters: with fewer, starting processes takes longer than they save
-_BUFFERED = 1 << 18  # different pieces that are counted before they are split into pre-tokens
+_CHECKED_EVERY = 1 << 20  # characters, between looks at the budget
 _BATCH = 1 << 22  # characters that a worker counts at a time
 
 
@@ -57,10 +57,17 @@ def count_pretokens(
     if workers is None:
         workers = (os.cpu_count() or 1) if sum(map(len, first)) >= _WORTH_WORKERS else 1
     texts = chain(first, texts)
-    for counts, characters in _parallel(texts, split, workers) if workers > 1 else _serial(texts, splitter):
+    if workers == 1:
+        batches: Iterable[tuple[Iterable[str], int]] = ((_pretokens(splitter, text), len(text)) for text in texts)
+    else:
+        batches = _parallel(texts, split, workers)
+    unchecked = 0
+    for pretokens, characters in batches:
+        total.update(pretokens)
         counted.characters += characters
-        if counts:
-            total.update(counts)
+        unchecked += characters
+        if unchecked >= _CHECKED_EVERY:
+            unchecked = 0
             if len(total) * _ENTRY + sum(map(len, total)) > memory_budget:
                 _drop_rarer_half(total, counted)
         if progress:
@@ -71,19 +78,8 @@ def count_pretokens(
     return counted
 
 
-def _pieces(splitter: Splitter, text: str) -> list[str]:
-    return splitter.pieces(text if text.isascii() else repair(text))
-
-
-def _pretokens(splitter: Splitter, pieces: Counter[str]) -> Counter[str]:
-    """From coarse pieces, which are counted first because most repeat: so each different one is split once."""
-    if not splitter.cuts:
-        return pieces
-    pretokens: Counter[str] = Counter()
-    for piece, count in pieces.items():
-        for pretoken in splitter.pretokens(piece):
-            pretokens[pretoken] += count
-    return pretokens
+def _pretokens(splitter: Splitter, text: str) -> list[str]:
+    return splitter.pretokens(text if text.isascii() else repair(text))
 
 
 def _take(texts: Iterable[str], characters: int) -> tuple[list[str], Iterator[str]]:
@@ -95,18 +91,6 @@ def _take(texts: Iterable[str], characters: int) -> tuple[list[str], Iterator[st
         if characters <= 0:
             break
     return taken, texts
-
-
-def _serial(texts: Iterable[str], splitter: Splitter) -> Iterator[tuple[Counter[str], int]]:
-    pieces: Counter[str] = Counter()
-    for text in texts:
-        pieces.update(_pieces(splitter, text))
-        if len(pieces) > _BUFFERED:
-            yield _pretokens(splitter, pieces), len(text)
-            pieces = Counter()
-        else:
-            yield Counter(), len(text)
-    yield _pretokens(splitter, pieces), 0
 
 
 def _parallel(texts: Iterable[str], split: str, workers: int) -> Iterator[tuple[Counter[str], int]]:
@@ -133,7 +117,7 @@ def _leave_interrupts_to_parent() -> None:
 
 def _count_in_worker(split: str, texts: list[str]) -> Counter[str]:
     splitter = _splitter(split)
-    return _pretokens(splitter, Counter(chain.from_iterable(_pieces(splitter, text) for text in texts)))
+    return Counter(chain.from_iterable(_pretokens(splitter, text) for text in texts))
 
 
 _splitter = cache(Splitter)

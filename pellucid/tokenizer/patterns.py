@@ -1,26 +1,24 @@
 r"""Split patterns: how a byte-level BPE vocabulary cuts text into pre-tokens, which merges never cross.
 
-Exact splitting needs Unicode classes (`\p{L}`), so it runs on the `regex` package. Most text repeats the same words, so
-encoder and trainer do not split it all: the standard library's `re`, which is faster, cuts it into coarse *pieces*, and
-only pieces not met before are split exactly. That is right where every piece ends at a border that the pattern has too.
-The patterns here look behind nothing, so what follows a border is split as if the text began there, and these are
-borders of them (S: a character that is not white space, W: one that is, by Unicode's White_Space):
-
-1. S|W, W not a line break: after S, only line breaks (and for o200k "/") continue a token;
-2. an ASCII letter, then ASCII that is neither a letter nor an apostrophe: a run of letters ends, nothing continues it;
-3. before the last W of a run of two or more, then S that no earlier pattern of a chain takes out (here: ASCII, no
-   digit): `\s+(?!\S)` leaves exactly that one; except for GPT-2, W is no line break here, for `\s*[\r\n]+` takes those,
-4. so after the last line break of a run, then S other than "/" (for GPT-2: of a run of one).
+The patterns need Unicode's classes (`\p{L}`), so they run on the `regex` package. The standard library's `re`, which
+none, is three times as fast. So ASCII, of which most text consists, goes through `re`, each class of the pattern
+replaced by its members in ASCII, and stretches around other characters go through `regex`. For that, text is cut only
+between an ASCII letter and a space. All patterns here end a pre-token there, whatever comes after (the run of letters
+has ended, and nothing but a line break continues what is not white space), and look behind nothing after it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import regex
 
 from pellucid.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    Pattern = re.Pattern[str] | regex.Pattern[str]
 
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -59,21 +57,31 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }
 """Name -> the regexes applied one after the other, each to the pieces that the one before left."""
 
-_W = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # \s of `regex`; that of `re` adds \x1c-\x1f
+_ASCII_MEMBERS = {
+    "L": "A-Za-z",
+    "Lu": "A-Z",
+    "Ll": "a-z",
+    **dict.fromkeys(("Lt", "Lm", "Lo", "M"), ""),
+    "N": "0-9",
+    "P": r"!-#%-*,-/:;?@\[-\]_{}",
+    "S": r"$+<->\^`|~",
+}
+# Stretches of ASCII, and stretches with other characters in them, cut between a letter and a space.
+_STRETCH = re.compile(r"[\x00-\x7f]*[A-Za-z](?= )|.+?(?:[A-Za-z](?= )|\Z)", re.DOTALL)
 
 
-def _cut(run: str) -> re.Pattern[str]:
-    """The coarse pieces, given where a run of white space may be cut."""
-    return re.compile(
-        r" ?[!-@\[-`{-~]*[A-Za-z]+(?![A-Za-z'\x80-\U0010ffff])"  # most words: border 2
-        rf"|{run}"
-        rf"|[{_W}]*[^{_W}]+(?:(?=[\r\n])(?!{run})[{_W}]+[^{_W}]+)*(?:(?=[\r\n])(?:{run}))?"  # border 1
-    )
+def _for_ascii(source: str) -> re.Pattern[str]:
+    """The pattern as it is on ASCII text."""
+
+    def translate(found: re.Match[str]) -> str:
+        members = re.sub(r"\\p\{(\w+)\}", lambda name: _ASCII_MEMBERS[name[1]], found[0])
+        return members if found[0].startswith("[") else f"[{members}]"
+
+    return re.compile(re.sub(r"\[(?:\\.|[^\]\\])*\]|\\p\{\w+\}", translate, source), re.ASCII)
 
 
-_CUT_GPT2 = _cut(rf"[{_W}]+(?=[{_W}][!-/:-~]|\Z)|[\r\n](?=[^{_W}])")
-_CUT_LINES = _cut(rf"[{_W}]*[\r\n](?![{_W}/])|[{_W}]+(?=[^\S\r\n\x1c-\x1f][!-/:-~]|\Z)")
-_CUTS = {chain: _CUT_GPT2 if chain[-1] == _GPT2 else _CUT_LINES for chain in PATTERNS.values()}
+_WHOLE = {chain[-1] for name, chain in PATTERNS.items() if name != "deepseek3"}  # that one skips control characters
+_LEAVE_NOTHING = _WHOLE | {_for_ascii(source).pattern for source in _WHOLE}
 
 
 class Splitter:
@@ -85,22 +93,18 @@ class Splitter:
 
     def __init__(self, split: str | Sequence[str] | None) -> None:
         self.sources = resolve(split)
-        self._exact = [_compile(source) for source in self.sources]
-        cut = _CUTS.get(self.sources)
-        self.cuts = cut is not None
-        """Whether pieces are coarser than pre-tokens."""
-        self.pieces: Callable[[str], list[str]] = cut.findall if cut else self._split
-        """Text -> pieces that join to it, none of which cuts a pre-token."""
-        self.pretokens: Callable[[str], list[str]] = self._split if cut else lambda piece: [piece]
-        """One of `pieces` -> its pre-tokens."""
+        self._patterns = [_compile(source) for source in self.sources]
+        self._ascii = [_for_ascii(source) for source in self.sources] if self.sources in PATTERNS.values() else None
 
-    def _split(self, text: str) -> list[str]:
-        if not self._exact:
-            return [text] if text else []
-        first, *others = self._exact
-        parts = _isolate(first, text)
-        for pattern in others:
-            parts = [piece for part in parts for piece in _isolate(pattern, part)]
+    def pretokens(self, text: str) -> list[str]:
+        """The pre-tokens of `text`, which join to it."""
+        if self._ascii is None:
+            return _split(self._patterns, text)
+        if text.isascii():
+            return _split(self._ascii, text)
+        parts: list[str] = []
+        for stretch in _STRETCH.findall(text):
+            parts += _split(self._ascii if stretch.isascii() else self._patterns, stretch)
         return parts
 
 
@@ -126,12 +130,20 @@ def _compile(source: str) -> regex.Pattern[str]:
         raise InputError(f"the split pattern {source!r} is not a regular expression: {error}") from None
 
 
-def _isolate(pattern: regex.Pattern[str], text: str) -> list[str]:
+def _split(patterns: Sequence[Pattern], text: str) -> list[str]:
+    """Each pattern splits what the one before left."""
+    if not patterns:
+        return [text] if text else []
+    parts = _isolate(patterns[0], text)
+    for pattern in patterns[1:]:
+        parts = [piece for part in parts for piece in _isolate(pattern, part)]
+    return parts
+
+
+def _isolate(pattern: Pattern, text: str) -> list[str]:
     """The matches and what lies between them, in order."""
-    if not pattern.groups:
-        found = pattern.findall(text)
-        if "".join(found) == text and "" not in found:
-            return found
+    if pattern.pattern in _LEAVE_NOTHING:
+        return pattern.findall(text)
     parts, end = [], 0
     for match in pattern.finditer(text):
         parts += [text[end : match.start()], match[0]]
