@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
@@ -113,6 +114,12 @@ def complain(message: str, status: int, debug: bool) -> int:
     return status
 
 
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line of its own, without the place in our source that it came from."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """The entry point of the command line."""
+    warnings.showwarning = show_warning
     sys.exit(run(sys.argv[1:]))

@@ -178,3 +178,10 @@ frame.main()
 def test_python_dash_m() -> None:
     done = subprocess.run([sys.executable, "-m", "pellucid", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("pellucid ")
+
+
+def test_a_warning_is_one_line() -> None:
+    """SmolLM2's vocabulary lacks the byte 4: that is said, without a line of our source."""
+    command = [sys.executable, "-m", "pellucid", "tokenizer", "encode", "smollm2", "--text", "a\x04b"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stderr == "warning: the vocabulary has no token for the byte 0x04, which is left out\n"
