@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import gc
 import json
+import os
 import statistics
 import sys
 import time
@@ -53,10 +54,10 @@ def ours(precision: str) -> tuple[Run, Any]:
 
 
 def theirs(precision: str) -> tuple[Run, Any]:
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
     from transformers import AutoModelForCausalLM, logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     path = packaged_source("smollm2").path
     with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout
         model = AutoModelForCausalLM.from_pretrained(

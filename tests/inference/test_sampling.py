@@ -78,6 +78,27 @@ def test_repetition_penalty_is_transformers(seed: int, penalty: float) -> None:
     torch.testing.assert_close(sampling.penalise_repetition(logits, seen, column(penalty)), theirs)
 
 
+@given(seeds, st.floats(0.3, 3), st.integers(5, 60), st.floats(0.3, 0.95), st.floats(0.01, 0.3))
+def test_the_filters_come_in_the_order_of_transformers(
+    seed: int, temperature: float, k: int, p: float, minimum: float
+) -> None:
+    logits = random_logits(seed)
+    theirs = logits
+    for warper in (
+        TemperatureLogitsWarper(temperature),
+        TopKLogitsWarper(k),
+        TopPLogitsWarper(p),
+        MinPLogitsWarper(minimum),
+    ):
+        theirs = warper(None, theirs)
+    params = SamplingParams(temperature=temperature, top_k=k, top_p=p, min_p=minimum)
+    ours = Sampler([params] * 3, [[]] * 3, VOCAB)._filtered(logits)
+    kept, expected = ours.isfinite().sum(-1), theirs.isfinite().sum(-1)
+    assert ((kept - expected).abs() <= 1).all()  # a token on the very border may fall either way
+    same = kept == expected
+    torch.testing.assert_close(ours[same].softmax(-1), theirs[same].softmax(-1), rtol=1e-3, atol=1e-5)
+
+
 def test_presence_and_frequency_by_hand() -> None:
     counts = torch.tensor([[0, 1, 3]])
     ours = sampling.penalise_presence(torch.zeros(1, 3), counts, torch.tensor([0.5]), torch.tensor([0.25]))
