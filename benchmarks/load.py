@@ -2,8 +2,8 @@
 
     python benchmarks/load.py [--repeats 5]
 
-Each load is a new process that has imported its library before the clock starts; the programs run in turn. Timed are the
-load of model and tokenizer, and the load with a first forward of 16 tokens, since mapped weights are read only then.
+Each load is a new process that has imported its library before the clock starts; the programs run in turn. Timed are
+the load of model and tokenizer, and the load with a first forward of 16 tokens: mapped weights are read only then.
 Memory is the peak of the process above what it was after the imports. The last line is JSON.
 """
 
@@ -24,7 +24,7 @@ from pellucid.operations.ceilings import measure_ceilings
 from pellucid.operations.hardware import describe
 
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 import torch
 path, program = sys.argv[1:]
 if program == "pellucid":
@@ -37,8 +37,9 @@ else:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # of this program alone: getrusage would count what its parent was before it
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0]) * 1024
 
 before, started = peak(), time.perf_counter()
 if program == "pellucid":

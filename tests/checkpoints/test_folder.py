@@ -106,12 +106,14 @@ def test_loading_holds_no_second_copy(tmp_path: Path) -> None:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     save(model, tiny_tokenizer(), tmp_path / "m")
     script = f"""
-import resource, sys
+import sys
 import torch, pellucid
 from pellucid.models.families import parameter_shapes
 from pellucid.checkpoints.folder import open_folder
 parameter_shapes(open_folder({str(tmp_path / "m")!r}).config)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # of this program alone: getrusage would count what its parent was before it
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0]) * 1024
 before = peak()
 model, _ = pellucid.load({str(tmp_path / "m")!r})
 print(sum(float(parameter.detach().sum()) for parameter in model.parameters()), file=sys.stderr)
@@ -119,7 +121,7 @@ print(peak() - before)
 """
     grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     assert weights > 200e6
-    assert grown < 1.1 * weights
+    assert 0.9 * weights < grown < 1.1 * weights
 
 
 @pytest.mark.parametrize(
