@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import io
 import json
-import os
 import statistics
 import sys
 import time
@@ -54,12 +54,11 @@ def ours(precision: str) -> tuple[Run, Any]:
 
 
 def theirs(precision: str) -> tuple[Run, Any]:
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
     from transformers import AutoModelForCausalLM, logging
 
     logging.set_verbosity_error()
     path = packaged_source("smollm2").path
-    with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=getattr(torch, precision)
         ).eval()
