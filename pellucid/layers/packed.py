@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
-from pellucid.operations.linear import pack, packed_linear, why_not_packable
+from pellucid.operations.linear import pack, packed_linear
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` for inference on the CPU, under the same name in the model. It holds nothing to train or save."""
+    """An `nn.Linear` for inference on the CPU. It holds nothing to train or save."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
         self.packed = pack(weight)
         self.bias = bias
 
+    @classmethod
+    def of(cls, linear: nn.Module) -> PackedLinear:
+        return cls(*parameters_of(linear))
+
     def forward(self, x: Tensor) -> Tensor:
         return packed_linear(x, self.packed, self.bias)
 
 
-def pack_linears(model: nn.Module) -> str | None:
-    """Replace every `nn.Linear` inside `model` by its packed form, one at a time, so that memory does not double.
+class PackedParts(nn.Module):
+    """Linear layers that read the same input, as one product: (..., in) -> one (..., out) for each of them."""
 
-    The names of submodules and what they compute stay as they are; the model can no longer be trained or saved.
-    Returns why it was not done, in a few words, or None when it was.
-    """
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                reason = why_not_packable(child.weight)
-                if reason is not None:
-                    return reason
-                setattr(parent, name, PackedLinear(child.weight, child.bias))
-    return None
+    def __init__(self, linears: Sequence[nn.Module]):
+        super().__init__()
+        weights, biases = zip(*map(parameters_of, linears), strict=True)
+        self.sizes = [len(weight) for weight in weights]
+        self.together = PackedLinear(torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.together(x).split(self.sizes, dim=-1)
+
+
+def parameters_of(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of an `nn.Linear`."""
+    assert isinstance(linear, nn.Linear), "this layer has been packed already"
+    return linear.weight, linear.bias

@@ -19,11 +19,12 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.cache import KVCache, LayerCache
 from pellucid.layers.feed_forward import FeedForward
 from pellucid.layers.norm import LayerNorm, RMSNorm
-from pellucid.layers.packed import PackedLinear, pack_linears
+from pellucid.layers.packed import PackedLinear
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
+from pellucid.operations.linear import why_not_packable
 
 
 class Block(nn.Module):
@@ -52,6 +53,10 @@ class Block(nn.Module):
             self.attention_post_norm = norm(c.hidden_size)
             self.feed_forward_post_norm = norm(c.hidden_size)
 
+    def pack(self) -> None:
+        self.attention.pack()
+        self.feed_forward.pack()
+
     def forward(self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | None) -> Tensor:
         """x: (B, T, E) -> (B, T, E)."""
         if self.norm_position == "pre":  # GPT-2, Llama: x + f(norm(x))
@@ -75,10 +80,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.generation_config: dict[str, Any] = {}  # the checkpoint's own defaults for sampling
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = (
-            nn.Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
-        )
+        self.embedding = table(config.vocab_size, config.hidden_size)
+        self.positions = table(config.max_positions, config.hidden_size) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         # With post-norm the last block has ended in a norm already.
         self.final_norm = nn.Identity() if config.norm_position == "post" else make_norm(config, config.hidden_size)
@@ -127,10 +130,14 @@ class Decoder(nn.Module):
         The model can no longer be trained or saved; what its submodules are called and give stays. A head that is tied
         to the embedding gets a packed copy of its own. Returns why it could not be done, in a few words, or None.
         """
-        reason = pack_linears(self)
-        if reason is None and self.head is None:
-            self.head = PackedLinear(self.embedding.weight)
-        return reason
+        for parameter in self.parameters():
+            if parameter.dim() == 2 and (reason := why_not_packable(parameter)) is not None:
+                return reason
+        for block in self.modules():
+            if isinstance(block, Block):  # one at a time, so that memory does not double
+                block.pack()
+        self.head = PackedLinear(self.embedding.weight) if self.head is None else PackedLinear.of(self.head)
+        return None
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens."""
@@ -168,6 +175,11 @@ class Decoder(nn.Module):
         if self.config.position != "rotary":
             return {}
         return {rope: rotation(rope, self.config.head_dim, positions, dtype) for rope in set(self._ropes)}
+
+
+def table(rows: int, columns: int) -> nn.Embedding:
+    """An embedding that is not initialised: torch's own way of doing that imports its compiler on the meta device."""
+    return nn.Embedding(rows, columns, _weight=torch.empty(rows, columns))
 
 
 def make_norm(config: ModelConfig, size: int) -> nn.Module:

@@ -245,7 +245,7 @@ def test_packing_changes_nothing_but_speed(kind: str, dtype: torch.dtype) -> Non
     reason = model.pack_for_inference()
     if reason is not None:
         pytest.skip(f"weights cannot be packed here: {reason}")
-    assert [name for name, _ in model.named_modules() if name != "head"] == [n for n in names if n != "head"]
+    assert set(names) <= {name for name, _ in model.named_modules()}
     assert not any(name.endswith(("query.weight", "down.weight")) for name, _ in model.named_parameters())
     # one rounding of bfloat16 at logits of order 10; float32 sums in another order
     torch.testing.assert_close(model(tokens), plain, atol=0.1 if dtype == torch.bfloat16 else 1e-4, rtol=0)
