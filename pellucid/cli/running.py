@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,18 +58,17 @@ def open_model(name: str, dtype: str) -> tuple[Decoder, Tokenizer]:
 
     from pellucid.checkpoints.load import load
     from pellucid.checkpoints.source import find_source
-    from pellucid.operations.hardware import best_precision, features
+    from pellucid.operations.hardware import best_precision, use_best_threads
+    from pellucid.operations.linear import describe_linear
 
     find_source(name)  # a wrong name is said before anything is measured
-    precision = best_precision(dtype)
+    threads, precision = use_best_threads(), best_precision(dtype)
     started = time.perf_counter()
     model, tokenizer = load(name, dtype=precision.name)
-    unpacked = model.pack_for_inference()
+    plain = model.pack_for_inference()
     seconds = time.perf_counter() - started
-    threads, cores = torch.get_num_threads(), features().cores
-    why = "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else f"of {cores} usable cores"
-    layout = f"weights not packed, because {unpacked}" if unpacked else "weights packed"
-    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; {layout}; {threads} threads ({why})")
+    kernels = f"PyTorch's, because {plain}" if plain else describe_linear(getattr(torch, precision.name))
+    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; linear layers: {kernels}; threads {threads.reason}")
     return model, tokenizer
 
 

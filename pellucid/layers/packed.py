@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pellucid.operations.linear import pack, packed_linear
+from pellucid.operations.linear import fast_linear
 
 
 class PackedLinear(nn.Module):
@@ -15,15 +15,14 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
-        self.packed = pack(weight)
-        self.bias = bias
+        self.linear = fast_linear(weight, bias)
 
     @classmethod
     def of(cls, linear: nn.Module) -> PackedLinear:
         return cls(*parameters_of(linear))
 
     def forward(self, x: Tensor) -> Tensor:
-        return packed_linear(x, self.packed, self.bias)
+        return self.linear(x)
 
 
 class PackedParts(nn.Module):

@@ -24,7 +24,7 @@ from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
-from pellucid.operations.linear import why_not_packable
+from pellucid.operations.linear import why_not_fast
 
 
 class Block(nn.Module):
@@ -52,10 +52,6 @@ class Block(nn.Module):
         if c.norm_position == "sandwich":
             self.attention_post_norm = norm(c.hidden_size)
             self.feed_forward_post_norm = norm(c.hidden_size)
-
-    def pack(self) -> None:
-        self.attention.pack()
-        self.feed_forward.pack()
 
     def forward(self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | None) -> Tensor:
         """x: (B, T, E) -> (B, T, E)."""
@@ -125,17 +121,18 @@ class Decoder(nn.Module):
         return logits
 
     def pack_for_inference(self) -> str | None:
-        """Lay the weights out as the processor's kernels read them: the same answers, two to three times as fast.
+        """Put the fastest kernels for few rows in place: the same answers, about twice as fast at batch 1.
 
-        The model can no longer be trained or saved; what its submodules are called and give stays. A head that is tied
-        to the embedding gets a packed copy of its own. Returns why it could not be done, in a few words, or None.
+        The model can no longer be trained or saved; what its submodules are called and give stays. Where there is no
+        compiler, a head that is tied to the embedding gets a packed copy of its own. Returns why it could not be done,
+        in a few words, or None.
         """
         for parameter in self.parameters():
-            if parameter.dim() == 2 and (reason := why_not_packable(parameter)) is not None:
+            if parameter.dim() == 2 and (reason := why_not_fast(parameter)) is not None:
                 return reason
-        for block in self.modules():
-            if isinstance(block, Block):  # one at a time, so that memory does not double
-                block.pack()
+        for module in list(self.modules()):
+            if isinstance(module, Attention | FeedForward | RMSNorm):  # one at a time, so that memory does not double
+                module.pack()
         self.head = PackedLinear(self.embedding.weight) if self.head is None else PackedLinear.of(self.head)
         return None
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.operations.linear import pack, packed_linear, why_not_packable
+from pellucid.operations.linear import fast_linear, why_not_fast
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MATRIX = 1024  # 2 * 1024**3 operations a product: long beside the call, short beside a second
@@ -111,12 +111,11 @@ def time_requests(precisions: Sequence[str]) -> Trial:
 
 
 def projection(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """x (T, TRIAL_IN) -> x W^T, with W (TRIAL_OUT, TRIAL_IN) as a model that generates has it: packed if it can be."""
+    """x (T, TRIAL_IN) -> x W^T, with W (TRIAL_OUT, TRIAL_IN) as a model that generates has it."""
     weight = torch.full((TRIAL_OUT, TRIAL_IN), 0.5, dtype=dtype)
-    if why_not_packable(weight):
+    if why_not_fast(weight):
         return lambda x: F.linear(x, weight)
-    packed = pack(weight)
-    return lambda x: packed_linear(x, packed, None)
+    return fast_linear(weight, None)
 
 
 def fastest_pass(tokens: Tensor, layers: Sequence[Callable[[Tensor], Tensor]]) -> float:

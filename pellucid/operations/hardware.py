@@ -20,6 +20,7 @@ import torch
 
 from pellucid.errors import InputError, did_you_mean
 from pellucid.operations.ceilings import PRECISIONS, Ceilings, Trial, measure_ceilings, time_requests
+from pellucid.operations.linear import describe_linear
 from pellucid.operations.machine import cache_folder, read_memory, read_processor, usable_cores
 
 CANDIDATES = ("float32", "bfloat16")  # float16 overflows in models that were trained in bfloat16
@@ -101,7 +102,7 @@ def best_precision(override: str | None = None, *, remeasure: bool = False) -> P
                 allowed = ", ".join(("auto", *PRECISIONS))
                 raise InputError(f"precision {name!r} ({source}) is none of {allowed}{did_you_mean(name, PRECISIONS)}")
             return Precision(name, f"{name}, {source}", {})
-    what = f"precision with {torch.get_num_threads()} threads"
+    what = f"precision with {torch.get_num_threads()} threads, linear {describe_linear(torch.float32)}"
     trial, how = once(what, CANDIDATES, lambda: time_requests(CANDIDATES), remeasure)
     seconds, name = trial.seconds, fastest(trial.seconds, unless="float32")
     (other,) = set(CANDIDATES) - {name}

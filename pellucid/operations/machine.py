@@ -1,4 +1,4 @@
-"""What the system says about the machine: processor, cores, memory, the user's cache folder. Nothing is measured.
+"""What the system says about the machine: processor, cores, memory. Nothing is measured.
 
 `root` is the top of the file system: a test gives the files of another machine.
 """
@@ -11,6 +11,8 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+
+from pellucid.native import cache_folder as cache_folder
 
 # What /proc/cpuinfo calls it, and what its maker calls it; only what matters to matrix products.
 INSTRUCTIONS = {
@@ -83,9 +85,3 @@ def read_memory(root: Path = Path("/")) -> tuple[int, int]:
         used = int((root / "sys/fs/cgroup/memory.current").read_text())
         total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
-
-
-def cache_folder() -> Path:
-    """Where what was measured or compiled is kept: `PELLUCID_CACHE`, or `pellucid` in the user's cache folder."""
-    chosen = os.environ.get("PELLUCID_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pellucid"
