@@ -33,6 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")])))
         patch.setenv("PELLUCID_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("PELLUCID_PRECISION", raising=False)
+        patch.delenv("PELLUCID_NATIVE", raising=False)
         yield
 
 

@@ -26,6 +26,8 @@ VARIABLES = (
     "PELLUCID_PRECISION",
     "PELLUCID_THREADS",
     "PELLUCID_CACHE",
+    "PELLUCID_NATIVE",
+    "CXX",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "ATEN_CPU_CAPABILITY",
@@ -106,17 +108,22 @@ def examine_torch(machine: Features) -> dict[str, Any]:
 
 
 def examine_kernels() -> dict[str, Any]:
-    """What computes each operation when a model generates, by precision."""
+    """What encodes text, and what computes each operation when a model generates, by precision."""
     import torch
 
-    from pellucid.operations.linear import why_not_packable
+    from pellucid import native
+    from pellucid.operations.linear import describe_linear
+    from pellucid.tokenizer.bpe_native import SOURCE
 
-    linear = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        reason = why_not_packable(torch.empty(1, 1, dtype=dtype))
-        name = str(dtype).removeprefix("torch.")
-        linear[name] = f"PyTorch, not packed: {reason}" if reason else "oneDNN, weights packed for this processor"
-    return {"linear": linear, "attention": "PyTorch's scaled_dot_product_attention"}
+    dtypes = (torch.float32, torch.bfloat16)
+    linear = {str(dtype).removeprefix("torch."): describe_linear(dtype) for dtype in dtypes}
+    encoder = native.built(SOURCE)
+    by = f"native, compiled by {encoder.compiler}" if encoder.library else f"Python, not native: {encoder.reason}"
+    return {
+        "tokenizer": by,
+        "linear": linear,
+        "attention": "PyTorch's scaled_dot_product_attention",
+    }
 
 
 def why_not(precision: Precision, machine: Features) -> dict[str, str]:
@@ -156,7 +163,7 @@ def examine_models() -> dict[str, Any]:
 def examine_folders() -> dict[str, Any]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from pellucid.operations.machine import cache_folder
+    from pellucid.native import cache_folder
 
     return {"cache": str(cache_folder()), "hub_cache": str(HF_HUB_CACHE)}
 
@@ -203,6 +210,7 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "precision", precision["reason"]
     for name, reason in precision["refused"].items():
         yield f"not {name}", reason
+    yield "tokenizer", report["kernels"]["tokenizer"]
     for name, kernel in report["kernels"]["linear"].items():
         yield f"linear {name}", kernel
     yield "attention", report["kernels"]["attention"]

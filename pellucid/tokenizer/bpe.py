@@ -1,16 +1,20 @@
 """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes: GPT-2, Radford et al. 2019).
 
 Text is split into pre-tokens; each starts as single bytes, and the pair of neighbours of lowest rank is merged,
-the leftmost first, until no pair has a rank.
+the leftmost first, until no pair has a rank. Here it is in Python; `bpe_native.py` does the same faster, where there is
+a compiler.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain
 
+from pellucid import native
 from pellucid.errors import InputError
+from pellucid.tokenizer.bpe_native import SOURCE, NativeEncoder
 from pellucid.tokenizer.patterns import Splitter
 
 _NO_RANK = 1 << 62
@@ -39,17 +43,31 @@ class BytePairEncoder:
     ) -> None:
         self.vocab = vocab
         self.ignore_merges = ignore_merges
-        self._rank = _rank_by_id(vocab) if merges is None else _rank_by_order(merges)
         self.splitter = Splitter(split)
+        self._merges = merges
         self._ids = _Memory(self)
+
+    @cached_property
+    def _native(self) -> NativeEncoder | None:
+        library = native.load(SOURCE)
+        if library is None:
+            return None
+        return NativeEncoder(library, self.vocab, self._merges, self.splitter, ignore_merges=self.ignore_merges)
+
+    @cached_property
+    def _rank(self) -> Callable[[bytes, bytes], int]:
+        return _rank_by_id(self.vocab) if self._merges is None else _rank_by_order(self._merges)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, in time near-linear in its length whatever it holds."""
-        pretokens = self.splitter.pretokens(text)
         try:
-            return list(chain.from_iterable(map(self._ids.__getitem__, pretokens)))
+            ids = self._native.encode(text) if self._native else None
+            return self._encode_in_python(text) if ids is None else ids
         except UnicodeEncodeError:
             return self.encode(repair(text))
+
+    def _encode_in_python(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._ids.__getitem__, self.splitter.pretokens(text))))
 
     def encode_bytes(self, piece: bytes) -> list[int]:
         """The ids of one pre-token."""
@@ -118,7 +136,13 @@ class BytePairEncoder:
 
 def repair(text: str) -> str:
     """`text` with surrogate pairs joined and lone surrogates as U+FFFD: what can be written in UTF-8."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _rank_by_id(vocab: dict[bytes, int]) -> Callable[[bytes, bytes], int]:

@@ -79,7 +79,7 @@ def count_pretokens(
 
 
 def _pretokens(splitter: Splitter, text: str) -> list[str]:
-    return splitter.pretokens(text if text.isascii() else repair(text))
+    return splitter.pretokens(repair(text))
 
 
 def _take(texts: Iterable[str], characters: int) -> tuple[list[str], Iterator[str]]:

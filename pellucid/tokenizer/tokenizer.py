@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError
 from pellucid.tokenizer.added import AddedToken
+from pellucid.tokenizer.bpe import repair
 from pellucid.tokenizer.pieces import Pieces
 from pellucid.tokenizer.pipelines import Definition, Pipeline, pipeline_for
 from pellucid.tokenizer.stream import StreamDecoder
@@ -124,7 +125,7 @@ class Tokenizer:
 
         Lone surrogates become U+FFFD. Raises InputError if `add_bos` and there is no BOS.
         """
-        ids = self.pipeline.encode(whole_characters(text), special=allow_special)
+        ids = self.pipeline.encode(repair(text), special=allow_special)
         if not add_bos:
             return ids
         if self.bos_id is None:
@@ -133,7 +134,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text."""
-        return self.pipeline.encode_batch([whole_characters(text) for text in texts])
+        return self.pipeline.encode_batch([repair(text) for text in texts])
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of `ids`: their bytes joined, with U+FFFD for what is not UTF-8. InputError for an unknown id."""
@@ -215,14 +216,3 @@ def begins_with(post_processor: Mapping[str, Any] | None) -> int | None:
     if post_processor["type"] in ("BertProcessing", "RobertaProcessing"):
         return int(post_processor["cls"][1])
     return None
-
-
-def whole_characters(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates, which no encoding can hold, as U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +74,19 @@ def test_why_another_was_refused(
 ) -> None:
     reasons = doctor.why_not(Precision(chosen, "", seconds), replace(machine, instructions=instructions))
     assert chosen not in reasons and why in reasons[other]
+
+
+def test_what_encodes_text_and_why_nothing_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("c++"):
+        assert doctor.examine_kernels()["tokenizer"].startswith("native, compiled by c++ ")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.examine_kernels()["tokenizer"] == "Python, not native: there is no compiler (c++, g++, clang++)"
+    (tmp_path / "c++").write_text("#!/bin/sh\necho error: out of paper\nexit 1\n")
+    (tmp_path / "c++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")  # another variable: asked anew
+    assert doctor.examine_kernels()["tokenizer"].endswith("c++ failed with status 1: error: out of paper")
+    monkeypatch.setenv("PELLUCID_NATIVE", "0")
+    assert doctor.examine_kernels()["tokenizer"] == "Python, not native: PELLUCID_NATIVE=0 switches it off"
 
 
 def test_notes_say_what_is_worth_changing(machine: Features) -> None:
