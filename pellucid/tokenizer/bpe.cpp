@@ -187,6 +187,7 @@ Encoder* bpe_new(const char* tokens, const uint32_t* lengths, const int32_t* ids
     auto* encoder = new Encoder;
     encoder->rules = *rules;
     encoder->whole_first = whole_first;
+    encoder->symbols.reserve(size_t(token_count) + 256);
     for (int byte = 0; byte < 256; byte++) encoder->symbol(std::string(1, char(byte)));
     for (int64_t i = 0; i < token_count; tokens += lengths[i++]) {
         const int32_t symbol = encoder->symbol({tokens, lengths[i]});

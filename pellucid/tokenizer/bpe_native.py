@@ -117,7 +117,7 @@ def _address(numbers: array[int]) -> ctypes.c_void_p:
 @cache
 def unicode_table(end: int) -> bytes:
     """What each character up to `end` is to the patterns: one byte a code point."""
-    characters = "".join(map(chr, range(end)))
+    characters = array("I", range(end)).tobytes().decode("utf-32", "surrogatepass")
     table = bytearray(b"\1" * end)
     for assigned in regex.finditer(r"[\p{L}\p{M}\p{N}\s]+", characters):  # an eighth of all
         for kind, members in _KINDS.items():
