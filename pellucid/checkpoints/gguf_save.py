@@ -73,7 +73,7 @@ def save_gguf(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         yield from extra.items()
-        yield from to_theirs(config, architecture, dict(model.named_parameters()))
+        yield from to_theirs(config, architecture, model.weights())
 
     with atomic_file(path) as temporary, torch.no_grad():
         write_gguf(temporary, metadata, plan, tensors(), count)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pellucid.errors import InputError
 from pellucid.tokenizer.formats.gguf_splits import IGNORE_MERGES, SPLITS
+from pellucid.tokenizer.formats.tiktoken import spelt_merges
 from pellucid.tokenizer.pipelines import begins_with_space, split_patterns, steps_of
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -70,6 +71,8 @@ def _byte_level_keys(tokenizer: Tokenizer, model: Mapping[str, Any]) -> dict[str
     pre = next((name for name in names if list(SPLITS[name]) == splits), None)
     if pre is None:
         seen = f"splits text by {' then '.join(splits)!r}" if splits else "has a pre-tokenizer of its own"
+        if ignore_merges:
+            seen += " and takes a whole pre-token that is a token as it is"
         raise InputError(
             f"the tokenizer {seen}, which llama.cpp does not know; it knows {', '.join(PREFERRED)} and others"
         )
@@ -82,7 +85,8 @@ def _byte_level_keys(tokenizer: Tokenizer, model: Mapping[str, Any]) -> dict[str
             "gets other ids there",
             stacklevel=4,
         )
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    pairs = spelt_merges(model["vocab"]) if model["merges"] is None else model["merges"]  # None: by tiktoken's rule
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
     return {"ggml.model": "gpt2", "ggml.pre": pre, "ggml.merges": merges}
 
 

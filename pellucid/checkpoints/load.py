@@ -37,4 +37,6 @@ def load(
         raise PellucidError(
             f"the cached copy of {source.repository!r} cannot be read ({error}); remove {source.path} and load it again"
         ) from None
+    ends = model.generation_config.get("eos_token_id")
+    tokenizer.more_stops = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
     return model.eval(), tokenizer

@@ -65,7 +65,7 @@ def save(
     """
     folder = Path(folder)
     check_replaceable(folder, MODEL_FILES, "config.json")
-    config, state = model.config, {name: parameter.detach() for name, parameter in model.named_parameters()}
+    config, state = model.config, model.weights()
     family = family_of(config, prefer=model_type)
     if family is None:
         hf_config = {"model_type": OWN, "architectures": ["Decoder"], "config": config.model_dump(exclude_unset=True)}

@@ -80,6 +80,8 @@ class ModelConfig(BaseModel):
                         f"hidden_size = {hidden} must be a multiple of num_heads = {heads}, or head_dim given"
                     )
                 fields["head_dim"] = hidden // heads
+            if fields["head_dim"] and fields.get("attention_scale") == fields["head_dim"] ** -0.5:
+                fields["attention_scale"] = None  # one way to say it, so that equal models have equal configs
         return fields
 
     @model_validator(mode="after")

@@ -120,6 +120,12 @@ class Decoder(nn.Module):
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
 
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter by name, for a checkpoint. InputError: the model is packed for inference, and has none."""
+        if isinstance(self.head, PackedLinear):
+            raise InputError("this model is packed for inference and cannot be saved: load it again, and save that")
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
     def pack_for_inference(self) -> str | None:
         """Put the fastest kernels for few rows in place: the same answers, about twice as fast at batch 1.
 

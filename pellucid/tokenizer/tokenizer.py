@@ -60,6 +60,8 @@ class Tokenizer:
         self.config = dict(config or {})
         self.templates = dict(templates or {})
         """name -> Jinja source; the one in use is called "default"."""
+        self.more_stops: tuple[int, ...] = ()
+        """Stop tokens that the model's generation_config.json names."""
         self.added = [AddedToken.from_json(entry) for entry in definition.get("added_tokens") or []]
         self.pieces = Pieces(contents_of(definition), self.added, definition.get("decoder"))
         self.vocab_size = max(self.pieces.contents) + 1
@@ -102,11 +104,11 @@ class Tokenizer:
         content = named.get("content") if isinstance(named, dict) else named
         return None if content is None else self.vocab.get(content)
 
-    @cached_property
+    @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Where generation stops: the end of text, and every control token that is known to end a turn."""
+        """Where generation stops: the end of text, every control token that is known to end a turn, and `more_stops`."""
         special = self.special_tokens
-        ends = [self.eos_id, *(special.get(content) for content in END_OF_TURN)]
+        ends = [self.eos_id, *(special.get(content) for content in END_OF_TURN), *self.more_stops]
         return tuple(dict.fromkeys(end for end in ends if end is not None))
 
     @property

@@ -18,6 +18,7 @@ from pellucid.checkpoints.gguf_models import read_gguf
 from pellucid.checkpoints.gguf_read import GGUF
 from pellucid.checkpoints.gguf_rope import llama3_factors
 from pellucid.checkpoints.gguf_save import save_gguf
+from pellucid.checkpoints.gguf_vocabulary import vocabulary_metadata
 from pellucid.checkpoints.gguf_write import write_gguf
 from pellucid.checkpoints.save import About
 from pellucid.checkpoints.source import find_source
@@ -26,6 +27,7 @@ from pellucid.layers.positions import Rope
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import family_for
+from pellucid.tokenizer.formats.tiktoken import from_ranks
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.checkpoints.tiny import CONFIGS, LLAMA3, SIZES, logits, random_model, same_weights, tiny_tokenizer
 
@@ -246,3 +248,13 @@ def greedy(model: Decoder, tokens: Tensor, count: int) -> Tensor:
     for _ in range(count):
         tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), dim=1)
     return tokens
+
+
+def test_a_vocabulary_of_ranks_can_be_written() -> None:
+    """tiktoken's vocabularies have no list of merges: llama.cpp gets every way to put a token together."""
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"he": 256, b"ll": 257, b"hell": 258}
+    tokenizer = from_ranks(ranks, "llama3", {"<|endoftext|>": 259})
+    metadata = vocabulary_metadata(tokenizer, 260)
+    again = Tokenizer.from_gguf(metadata)
+    assert metadata["tokenizer.ggml.merges"] == ["h e", "l l", "he ll"]
+    assert again.encode("hello shell") == tokenizer.encode("hello shell")

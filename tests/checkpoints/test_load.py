@@ -31,6 +31,15 @@ def test_a_folder_and_a_file(tmp_path: Path) -> None:
         assert tokenizer.decode(tokenizer.encode("the 12")) == "the 12"
 
 
+def test_generation_stops_where_the_model_says(tmp_path: Path) -> None:
+    """Some models name the end of a turn in generation_config.json alone."""
+    model = random_model(CONFIGS["llama"])
+    model.generation_config = {"eos_token_id": [7, 9]}
+    save(model, tiny_tokenizer(), tmp_path / "m")
+    _, tokenizer = pellucid.load(tmp_path / "m")
+    assert set(tokenizer.stop_ids) == {*tiny_tokenizer().stop_ids, 7, 9}
+
+
 def test_importing_pellucid_needs_no_torch() -> None:
     script = "import sys, pellucid; pellucid.__version__; assert 'torch' not in sys.modules; assert pellucid.load"
     subprocess.run([sys.executable, "-c", script], check=True)
