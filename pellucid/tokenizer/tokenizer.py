@@ -106,7 +106,7 @@ class Tokenizer:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Where generation stops: the end of text, every control token that is known to end a turn, and `more_stops`."""
+        """Where generation stops: the end of text, control tokens that are known to end a turn, and `more_stops`."""
         special = self.special_tokens
         ends = [self.eos_id, *(special.get(content) for content in END_OF_TURN), *self.more_stops]
         return tuple(dict.fromkeys(end for end in ends if end is not None))
