@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,14 @@ def test_every_pair_of_ascii_characters(name: str) -> None:
     for a in map(chr, range(128)):
         text = "".join(a + b for b in map(chr, range(128)))
         assert splits(spelling(text, name, 12), text) == exactly(name, text)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_triple_of_what_borders_depend_on(name: str) -> None:
+    """Contractions and what folds to them, letters of either case and of none, marks, digits, white space."""
+    for three in itertools.product(["'", "ſ", "S", "l", "中", "\u0301", "1", " ", "\n", "!", "/"], repeat=3):
+        text = "".join(three)
+        assert splits(spelling(text, name, 3), text) == exactly(name, text)
 
 
 def test_which_patterns_are_native() -> None:
