@@ -18,6 +18,7 @@ from pathlib import Path
 from pellucid.errors import InputError, PellucidError
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), Linux
+ASIDE = ".old"  # ends the name of a folder that makes place for its successor
 _HERE = -100  # AT_FDCWD
 
 
@@ -55,10 +56,18 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def _temporary(target: Path) -> Path:
-    """A name beside `target` that tells who writes there; those of writers that are gone are removed."""
+    """A name beside `target` that tells who writes there; those of writers that are gone are removed.
+
+    What such a writer had put aside (`_exchange`) goes back to its place if that is empty.
+    """
     prefix = f".{target.name}.partial-{socket.gethostname()}-"
-    for left in target.parent.glob(f"{prefix}*"):
-        if not _alive(int(left.name.removeprefix(prefix))):
+    for left in sorted(target.parent.glob(f"{prefix}*"), reverse=True):  # the one put aside first
+        writer = left.name.removeprefix(prefix)
+        if _alive(int(writer.removesuffix(ASIDE))):
+            continue
+        if writer.endswith(ASIDE) and not target.exists():
+            left.rename(target)
+        else:
             _remove(left)
     return target.parent / f"{prefix}{os.getpid()}"
 
@@ -113,7 +122,7 @@ def _exchange(a: Path, b: Path) -> None:
             return
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # these two: the file system does not know how
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(b))
-    aside = a.with_name(a.name + ".old")
+    aside = a.with_name(a.name + ASIDE)
     b.rename(aside)
     a.rename(b)
     aside.rename(a)

@@ -47,15 +47,15 @@ def find_source(name: str | Path) -> Source:
     A path makes no network call. Raises `InputError` that says what names there are, or what installs the model.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    if str(name) and path.exists():
         return local_source(path, str(path))
     if str(name) in PACKAGED:
         return packaged_source(str(name))
     if HUB_ID.fullmatch(str(name)) and not str(name).endswith(".gguf"):
         return hub_source(str(name))
-    names = ", ".join(PACKAGED)
+    names, near = ", ".join(PACKAGED), did_you_mean(str(name).lower(), PACKAGED)
     raise InputError(
-        f"there is no model {str(name)!r}{did_you_mean(str(name), PACKAGED)}: give a model folder, a .gguf file, "
+        f"there is no model {str(name)!r}{near}: give a model folder, a .gguf file, "
         f"a hub id (owner/name) or a packaged name ({names})"
     )
 

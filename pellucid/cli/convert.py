@@ -82,7 +82,8 @@ def write_file(model: Decoder, tokenizer: Tokenizer, target: Path, kind: str, ab
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     rate = (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *rate, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, *rate, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"writing {target.name}")
         save_gguf(
             model,

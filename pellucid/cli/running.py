@@ -68,7 +68,7 @@ def open_model(name: str, dtype: str) -> tuple[Decoder, Tokenizer]:
     plain = model.pack_for_inference()
     seconds = time.perf_counter() - started
     kernels = f"PyTorch's, because {plain}" if plain else describe_linear(getattr(torch, precision.name))
-    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; linear layers: {kernels}; threads {threads.reason}")
+    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; linear layers: {kernels}; {threads.count} threads")
     return model, tokenizer
 
 

@@ -123,7 +123,11 @@ def print_counts(loaded: Mapping[str, Tokenizer], counts: Counts, width: int, co
             console.print(
                 f"  {name:<{names}} {numbers}", highlight=False, markup=False, no_wrap=True, overflow="ignore"
             )
-            console.print(Padding(in_colour(count.pieces, console.is_terminal), (0, 0, 0, 4)))
+            pieces = in_colour(count.pieces, console.is_terminal)
+            if console.is_terminal:
+                console.print(Padding(pieces, (0, 0, 0, 4)))
+            else:
+                console.print("    ", pieces, sep="", soft_wrap=True)
         console.print()
     console.print("in all", style="bold")
     for name, one in loaded.items():

@@ -169,7 +169,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 def encode(
     tokenizer: Annotated[str, typer.Argument(help="A folder, a tokenizer or .gguf file, a hub id, or smollm2.")],
-    text: Annotated[str | None, typer.Option("--text", "-p", help="The text; else standard input.")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", "-p", help="The text; else standard input.")] = None,
     allow_special: Annotated[
         bool, typer.Option("--allow-special", help="Let text that spells a control token make it.")
     ] = False,

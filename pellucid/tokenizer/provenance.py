@@ -17,6 +17,8 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
+LARGEST = 16_000_000  # characters
+
 SCAFFOLD = 0
 UNKNOWN = -1
 
@@ -126,9 +128,16 @@ def origins_of(text: str) -> array[int]:
     return text.origins if isinstance(text, Traced) else array("q", [SCAFFOLD]) * len(text)
 
 
+def check_size(size: int) -> None:
+    """ValueError for a text that no conversation comes near: a template can double its text with every line."""
+    if size > LARGEST:
+        raise ValueError(f"it makes a text of {size:,} characters, and {LARGEST:,} is the most")
+
+
 def concat(pieces: Iterable[str]) -> str:
     """`"".join(pieces)`, with the origins where any piece has them."""
     pieces = list(pieces)
+    check_size(sum(map(len, pieces)))
     text = "".join(pieces)
     if not any(isinstance(piece, Traced) for piece in pieces):
         return text

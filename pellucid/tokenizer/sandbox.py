@@ -25,7 +25,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
 from pellucid.errors import InputError
-from pellucid.tokenizer.provenance import UNKNOWN, Traced, blurred, concat, join, origins_of, text_of, to_json
+from pellucid.tokenizer.provenance import (
+    UNKNOWN,
+    Traced,
+    blurred,
+    check_size,
+    concat,
+    join,
+    origins_of,
+    text_of,
+    to_json,
+)
+
+LARGEST_BASE, LARGEST_POWER = 10**6, 64
 
 # The borders that `{% generation %}` writes: a private character, known from others like it by its origin.
 BORDER = "\ue000"
@@ -175,7 +187,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = TracingCodeGenerator
     concat = staticmethod(concat)
-    intercepted_binops = frozenset(["%", "*"])
+    intercepted_binops = frozenset(["%", "*", "**", "+"])
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=text_of)
@@ -215,6 +227,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return blurred(result, text, args, kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+":
+            check_size(size_of(left) + size_of(right))
+            return super().call_binop(context, operator, left, right)
+        if operator == "*":
+            check_size(max(size_of(left) * size_of(right, 1), size_of(right) * size_of(left, 1)))
+        if operator == "**" and not (abs(left) <= LARGEST_BASE and abs(right) <= LARGEST_POWER):
+            raise ValueError(f"it reckons {left} ** {right}")
         return blurred(super().call_binop(context, operator, left, right), left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -223,6 +242,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             return None
         plain = super().wrap_str_format(getattr(str.__str__(text), value.__name__))
         return plain and (lambda *args, **kwargs: format_text(self, plain, text, args, kwargs))
+
+
+def size_of(operand: Any, number: int | None = None) -> int:
+    """The length of a text or a list; of a number its value, if `number` is given, else 0."""
+    if isinstance(operand, str | list | tuple):
+        return len(operand)
+    return int(operand) if number is not None and isinstance(operand, int) else 0
 
 
 def blurring(function: Callable[..., Any]) -> Callable[..., Any]:

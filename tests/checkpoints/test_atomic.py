@@ -126,6 +126,22 @@ def test_a_folder_is_replaced_with_or_without_the_systems_help(
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
+def test_a_folder_put_aside_by_a_killed_save_comes_back(tmp_path: Path) -> None:
+    """Where two folders cannot be swapped in one step, a kill between the two renames leaves the old one aside."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    target = tmp_path / "target"
+    temporary = atomic._temporary(target)
+    left = temporary.with_name(temporary.name.replace(str(os.getpid()), gone.stdout.strip()))
+    aside = left.with_name(left.name + ".old")
+    for folder, content in ((left, "new"), (aside, "old")):
+        folder.mkdir()
+        (folder / content).touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target):
+        raise KeyboardInterrupt  # the next save does not come to its end either
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
 def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "target") as temporary:
         (temporary / "half").touch()

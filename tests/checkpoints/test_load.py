@@ -56,6 +56,10 @@ def test_wrong_names_say_what_names_there_are(tmp_path: Path, monkeypatch: pytes
     for name in ("nothing.gguf", "./a/b", "a/b/c", "a/model.gguf"):
         with pytest.raises(InputError, match=f"there is no model '{name}'"):
             pellucid.load(name)
+    with pytest.raises(InputError, match=r"no model 'SmolLM2' \(did you mean 'smollm2'\?\)"):
+        pellucid.load("SmolLM2")
+    with pytest.raises(InputError, match="there is no model ''"):
+        pellucid.load("")
     with pytest.raises(InputError, match=r"has no config\.json, so it is no model folder"):
         pellucid.load(tmp_path)
     with pytest.raises(InputError, match=r"dtype = 'float8': it must be one of auto, float32"):

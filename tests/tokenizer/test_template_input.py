@@ -117,6 +117,21 @@ def test_templates_reach_nothing_of_python(template: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 10000000000 }}",
+        "{{ 10000000000 * 'a' }}",
+        "{{ [1] * 10000000000 }}",
+        "{{ 9 ** 999999999 }}",
+        "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    ],
+)
+def test_templates_cannot_grow_without_bound(template: str) -> None:
+    assert "chat template" in complaint(template, [USER])
+
+
+@pytest.mark.parametrize(
     ("template", "expected"),
     [
         ("{% if messages %}", "line 1"),
