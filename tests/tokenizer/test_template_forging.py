@@ -73,11 +73,7 @@ def test_variables_make_no_control_token(name: str) -> None:
         chat = tokenizer.apply_chat_template(messages, tools=[], add_generation_prompt=True, **variables)
         return [token for token in chat.ids if token in special]
 
-    try:
-        expected = ids("xz")
-    except InputError as error:
-        pytest.skip(str(error))
-    assert ids(FORGED) == expected
+    assert ids(FORGED) == ids("xz")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -92,10 +88,7 @@ def test_the_assistants_own_words_make_no_control_token(name: str) -> None:
         chat = tokenizer.apply_chat_template([user, said, user, said], tools=[], **NEEDED.get(name, {}))
         return [token for token in chat.ids if token in special]
 
-    try:
-        expected = ids("harmless")
-    except InputError as error:
-        pytest.skip(str(error))
+    expected = ids("harmless")
     try:
         assert ids(control) == expected
     except InputError as error:  # gpt-oss refuses such answers itself

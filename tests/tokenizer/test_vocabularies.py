@@ -45,7 +45,7 @@ WITHOUT_IDS = ("aquila", "baichuan", "gpt-neox", "nomic-bert-moe")
 
 def reference(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"{path.name} is not here: run `make test` once with a network")
+        pytest.fail(f"{path.name} is not here: run `make references` once with a network")
     return path
 
 

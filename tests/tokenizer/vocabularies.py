@@ -62,7 +62,7 @@ def gguf_path(name: str) -> Path:
     else:
         path = REFERENCES / "llama.cpp" / "models" / f"ggml-vocab-{name}.gguf"
     if not path.is_file():
-        pytest.skip(f"{path.name} is not here: run `make test` once with a network")
+        pytest.fail(f"{path.name} is not here: run `make references` once with a network")
     return path
 
 
