@@ -64,8 +64,11 @@ def open_folder(path: str | Path) -> Folder:
     model_type = hf_config.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"{path / 'config.json'}: 'model_type' is missing, so the architecture is unknown")
-    family = None if model_type == OWN else family_for(model_type)
-    config = family.read_config(hf_config) if family else ModelConfig(**hf_config.get("config", {}))
+    try:
+        family = None if model_type == OWN else family_for(model_type)
+        config = family.read_config(hf_config) if family else ModelConfig(**hf_config.get("config", {}))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     tensors = _read_headers(path, config, family)
     wanted = family.shapes(config) if family else parameter_shapes(config)
     check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, path)

@@ -193,3 +193,20 @@ def test_only_a_model_folder_is_replaced(folder: Path) -> None:
     assert (folder / "thesis.tex").read_text() == "years of work"
     with pytest.raises(InputError, match="is a file"):
         save(model, tokenizer, folder / "thesis.tex")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "lama"}, r"m: the model type 'lama' is not known \(did you mean 'llama'\?\)"),
+        ({"num_attention_heads": "nine"}, r"m: model config: num_heads = 'nine'"),
+        ({"hidden_act": "relu6"}, r"m: config\.json: hidden_act = 'relu6' is not supported"),
+    ],
+)
+def test_a_wrong_config_names_its_folder(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Promise E5."""
+    save(random_model(CONFIGS["llama"]), tiny_tokenizer(), tmp_path / "m")
+    file = tmp_path / "m/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        pellucid.load(tmp_path / "m")
