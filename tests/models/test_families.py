@@ -208,6 +208,11 @@ def test_families_differ_in_config_only() -> None:
         ("llama", {"hidden_act": "relu6"}, "hidden_act = 'relu6' is not supported"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope type 'longrope' is not supported"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5 is not supported"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_parameters and rope_scaling disagree",
+        ),
         ("llama", {"num_key_value_heads": 5}, "num_kv_heads = 5 must divide num_heads = 6"),
         ("llama", {"hidden_size": -1}, "hidden_size = -1"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),

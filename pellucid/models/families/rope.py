@@ -30,9 +30,13 @@ _KEYS_OF = {  # which of them a scaling reads
 
 
 def read_rope(config: Mapping[str, Any], default_theta: float = 10000.0) -> Rope:
-    """The Rope of a config.json in either spelling."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return rope_from(parameters, config.get("rope_theta", default_theta), config["max_position_embeddings"])
+    """The Rope of a config.json in either spelling, or in both where they agree."""
+    new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    theta, limit = config.get("rope_theta", default_theta), config["max_position_embeddings"]
+    rope = rope_from(new or old or {}, theta, limit)
+    if new and old and rope_from({"rope_theta": rope.theta, **old}, theta, limit) != rope:
+        raise InputError("config.json: rope_parameters and rope_scaling disagree: leave one of them out")
+    return rope
 
 
 def rope_from(parameters: Mapping[str, Any], theta: float, max_positions: int) -> Rope:
