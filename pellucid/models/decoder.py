@@ -113,6 +113,13 @@ class Decoder(nn.Module):
             )
         return self.final_norm(x)
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix (V, E) of the head, which is the embedding's where the two are tied."""
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., E) -> (..., V)."""
         logits = self.head(hidden) if self.head is not None else F.linear(hidden, self.embedding.weight)
