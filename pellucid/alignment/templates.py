@@ -21,8 +21,9 @@ CHATML = """\
     {%- if tools or message.tool_calls %}
         {{- raise_exception('this chat template knows no tools: take a model whose own template has them') }}
     {%- endif %}
-    {%- set content = message.content if message.content is string else message.content | map(attribute='text') | join %}
-    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {{- message.content if message.content is string else message.content | map(attribute='text') | join }}
+    {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}

@@ -1,0 +1,156 @@
+"""What fine-tuning did to a model: its answers before and after, how far its weights moved, and whether it stops.
+
+Promise A5: the report shows prompts before and after and the size of the change. Promise D5: the model stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pellucid.checkpoints.describe import PARTS, part_of
+from pellucid.inference.generate import Completion, generate
+from pellucid.inference.sampling import SamplingParams
+from pellucid.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from pellucid.tokenizer.tokenizer import Tokenizer
+
+BATCH = 8  # questions at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A conversation up to the assistant's turn. ids: as the template writes it. expected: what the data answers."""
+
+    text: str
+    ids: tuple[int, ...]
+    expected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question and the answers of the two models, each the most likely token at every step."""
+
+    question: str
+    expected: str | None
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far the parameters of a part moved. relative: ||w - w0|| / ||w0||, Euclidean norms over all of them."""
+
+    part: str
+    parameters: int
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stops:
+    """How many of `asked` answers ended with the token that ends a turn, within `max_tokens` tokens."""
+
+    asked: int
+    max_tokens: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The model before and after."""
+
+    answers: tuple[Answered, ...]
+    changes: tuple[Change, ...]  # by part; the last one is the whole model
+    stops: Stops
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    before: Decoder,
+    after: Decoder,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    *,
+    shown: int = 3,
+    max_tokens: int = 64,
+) -> Comparison:
+    """Asks both models all questions, and keeps the first `shown` answers.
+
+    before, after: models of one config, for this tokenizer. Errors as `generate` raises them.
+    """
+    end = turn_end(tokenizer)
+    earlier, later = (ask(model, tokenizer, questions, max_tokens) for model in (before, after))
+    return Comparison(
+        tuple(
+            Answered(question.text, question.expected, one.text, other.text)
+            for question, one, other in zip(questions[:shown], earlier, later, strict=False)
+        ),
+        tuple(changes(before, after)),
+        Stops(len(questions), max_tokens, *(sum(a.finish_detail == end for a in each) for each in (earlier, later))),
+    )
+
+
+def turn_end(tokenizer: Tokenizer) -> int:
+    """The token with which the chat template ends a turn of the assistant."""
+    probe = tokenizer.apply_chat_template([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}])
+    return [token for token, said in zip(probe.ids, probe.assistant_mask, strict=True) if said][-1]
+
+
+def ask(model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int) -> list[Completion]:
+    """The greedy answer to each question."""
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    answers: list[Completion] = []
+    for start in range(0, len(questions), BATCH):
+        prompts = [question.ids for question in questions[start : start + BATCH]]
+        answers += generate(model, tokenizer, prompts, params)
+    return answers
+
+
+@torch.no_grad()
+def changes(before: Decoder, after: Decoder) -> Iterator[Change]:
+    """The change of each part that the model has, then of the whole."""
+    old = before.weights()
+    sums: dict[str, tuple[int, float, float]] = {}  # part -> parameters, ||w - w0||^2, ||w0||^2
+    for name, weight in after.weights().items():
+        moved, was = (float(x.double().square().sum()) for x in (weight.float() - old[name].float(), old[name]))
+        for part in (part_of(name.split(".")), "all"):
+            count, far, long = sums.get(part, (0, 0.0, 0.0))
+            sums[part] = (count + weight.numel(), far + moved, long + was)
+    for part in (*PARTS, "all"):
+        if part in sums:
+            count, far, long = sums[part]
+            yield Change(part, count, math.sqrt(far / long) if long else math.inf)
+
+
+def as_markdown(comparison: Comparison, name: str, base: str) -> str:
+    """A report to read."""
+    stops = comparison.stops
+    lines = [
+        f"# {name}, fine-tuned from {base}",
+        "",
+        f"Of {stops.asked} answers, {stops.after} ended with the turn's end token within {stops.max_tokens} tokens "
+        f"({stops.before} before).",
+        "",
+        "| part | parameters | change, relative to its norm |",
+        "|---|---:|---:|",
+        *(f"| {one.part} | {one.parameters:,} | {one.relative:.2%} |" for one in comparison.changes),
+    ]
+    for number, answer in enumerate(comparison.answers, 1):
+        lines += ["", f"## Prompt {number}", "", quoted(answer.question)]
+        expected = [("In the data", answer.expected)] if answer.expected is not None else []
+        for who, text in [*expected, ("Before", answer.before), ("After", answer.after)]:
+            lines += ["", f"{who}:", "", quoted(text)]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """As an indented block, in which nothing means anything to Markdown."""
+    return "\n".join(f"    {line}" for line in text.split("\n"))
