@@ -18,6 +18,7 @@ from pathlib import Path
 from pellucid.errors import InputError, PellucidError
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), Linux
+PARTIAL = ".partial-"  # in the name of what is being written; the writer's machine and process follow
 ASIDE = ".old"  # ends the name of a folder that makes place for its successor
 _HERE = -100  # AT_FDCWD
 
@@ -55,21 +56,37 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _sync(target.parent)
 
 
-def _temporary(target: Path) -> Path:
-    """A name beside `target` that tells who writes there; those of writers that are gone are removed.
+def remove_folder(target: Path) -> None:
+    """Removes a folder, out of sight first: whoever looks never sees half of it."""
+    hidden = _temporary(target)
+    target.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
-    What such a writer had put aside (`_exchange`) goes back to its place if that is empty.
-    """
-    prefix = f".{target.name}.partial-{socket.gethostname()}-"
-    for left in sorted(target.parent.glob(f"{prefix}*"), reverse=True):  # the one put aside first
-        writer = left.name.removeprefix(prefix)
-        if _alive(int(writer.removesuffix(ASIDE))):
-            continue
-        if writer.endswith(ASIDE) and not target.exists():
-            left.rename(target)
-        else:
-            _remove(left)
+
+def sweep(folder: Path) -> None:
+    """Clears what killed writers left in a folder in which only this process writes, whatever it was to become."""
+    for left in sorted(folder.glob(f".*{PARTIAL}*"), reverse=True):
+        _clear(left, folder / left.name[1 : left.name.index(PARTIAL)])
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside `target` that tells who writes there; those of writers that are gone are removed."""
+    prefix = f".{target.name}{PARTIAL}{socket.gethostname()}-"
+    for left in sorted(target.parent.glob(f"{prefix}*"), reverse=True):
+        if not _alive(int(left.name.removeprefix(prefix).removesuffix(ASIDE))):
+            _clear(left, target)
     return target.parent / f"{prefix}{os.getpid()}"
+
+
+def _clear(left: Path, target: Path) -> None:
+    """Removes what a killed writer left; what it had put aside (`_exchange`) goes back to its place if that is empty.
+
+    The one put aside sorts after the one that it made place for, so it is looked at first in reverse order.
+    """
+    if left.name.endswith(ASIDE) and not target.exists():
+        left.rename(target)
+    else:
+        _remove(left)
 
 
 def _alive(process: int) -> bool:
@@ -89,12 +106,14 @@ def _all_or_nothing(target: Path, temporary: Path) -> Iterator[None]:
     except BaseException as error:  # Ctrl-C too: nothing half-written stays
         _remove(temporary)
         if isinstance(error, OSError):
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise PellucidError(
-                f"{target} could not be written ({reason}); make room or choose another place: "
-                "what was there is untouched"
-            ) from error
+            raise refused(target, error, "make room or choose another place: what was there is untouched") from error
         raise
+
+
+def refused(target: Path, error: OSError, advice: str) -> PellucidError:
+    """The sentence for a disk that would not take something."""
+    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return PellucidError(f"{target} could not be written ({reason}); {advice}")
 
 
 def _remove(path: Path) -> None:

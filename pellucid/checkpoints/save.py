@@ -65,12 +65,26 @@ def save(
     """
     folder = Path(folder)
     check_replaceable(folder, MODEL_FILES, "config.json")
+    with atomic_folder(folder) as temporary:
+        write_folder(temporary, model, tokenizer, about or About(), model_type=model_type, shard_bytes=shard_bytes)
+
+
+def write_folder(
+    folder: Path,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    about: About,
+    *,
+    model_type: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """The files of `save`, written into `folder`, which the caller makes whole: see `atomic_folder`."""
     config, state = model.config, model.weights()
     family = family_of(config, prefer=model_type)
     if family is None:
         hf_config = {"model_type": OWN, "architectures": ["Decoder"], "config": config.model_dump(exclude_unset=True)}
         warnings.warn(
-            f"no published family can express this config, so {folder} is written with model_type {OWN!r}: "
+            f"no published family can express this config, so the model is written with model_type {OWN!r}: "
             "pellucid opens it, transformers does not",
             stacklevel=2,
         )
@@ -79,12 +93,11 @@ def save(
     ends = _ends(tokenizer)
     hf_config |= {"dtype": str(model.embedding.weight.dtype).removeprefix("torch.")}
     hf_config |= {name: ends[name] for name in ("bos_token_id", "eos_token_id") if name in ends}
-    hf_config[OWN] = (about or About()).as_json()
-    with atomic_folder(folder) as temporary:
-        _write_json(temporary / "config.json", hf_config)
-        _write_json(temporary / "generation_config.json", ends | model.generation_config)
-        _write_weights(temporary, state, shard_bytes)
-        tokenizer.save(temporary)
+    hf_config[OWN] = about.as_json()
+    write_json(folder / "config.json", hf_config)
+    write_json(folder / "generation_config.json", ends | model.generation_config)
+    _write_weights(folder, state, shard_bytes)
+    tokenizer.save(folder)
 
 
 def _ends(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -95,7 +108,7 @@ def _ends(tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -110,22 +123,22 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], shard_bytes: int) 
         shards[-1][name] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
-        _write_shard(folder / WEIGHTS, shards[0])
+        write_tensors(folder / WEIGHTS, shards[0])
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(folder / file, shard)
+        write_tensors(folder / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in state.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_shard(path: Path, shard: Mapping[str, Tensor]) -> None:
-    """`format: pt` is what transformers looks for."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in shard.items()}
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file. `format: pt` is what transformers looks for. Raises `OSError` when the disk refuses."""
+    here = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(here, path, metadata={"format": "pt"})
     except SafetensorError as error:
         system = re.search(r"os error (\d+)", str(error))
         if system is None:

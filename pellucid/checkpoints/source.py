@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from pellucid.checkpoints.manifest import whole_checkpoints
 from pellucid.errors import InputError, PellucidError, did_you_mean
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+RUN_RECIPE, FINAL = "config.yaml", "final"  # of a run folder: what marks it as one, and where its last model lies
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"]
 
 
@@ -61,12 +63,23 @@ def find_source(name: str | Path) -> Source:
 
 
 def local_source(path: Path, origin: str) -> Source:
-    """The model folder or GGUF file at `path`."""
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path}: the folder has no config.json, so it is no model folder")
+    """The model folder or GGUF file at `path`; of a run folder, the model that the run has come to."""
+    if not path.is_dir():
+        return Source(path, "gguf", origin)
+    if (path / "config.json").is_file():
         return Source(path, "folder", origin)
-    return Source(path, "gguf", origin)
+    if (path / RUN_RECIPE).is_file():
+        return run_source(path, origin)
+    raise InputError(f"{path}: the folder has no config.json, so it is no model folder")
+
+
+def run_source(run: Path, origin: str) -> Source:
+    """The model of a run folder: its last one, or where there is none yet the newest whole checkpoint."""
+    if (run / FINAL / "config.json").is_file():
+        return Source(run / FINAL, "folder", f"{origin}, the end of the run")
+    for step, folder in whole_checkpoints(run, contents=False):
+        return Source(folder, "folder", f"{origin}, step {step} of a run that has not ended")
+    raise InputError(f"{run}: this run has saved no model yet; wait for its first checkpoint, or resume the run")
 
 
 def packaged_source(name: str) -> Source:
