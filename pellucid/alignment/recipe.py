@@ -1,0 +1,50 @@
+"""The recipe of a supervised fine-tuning run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pellucid.training.recipe import DataRecipe, OptimRecipe, Paths, Recipe, Section
+
+
+class ReplayRecipe(Section):
+    """Pretraining text mixed in, which the model goes on predicting token by token, against forgetting."""
+
+    data: Paths
+    fraction: float = Field(0.1, gt=0, lt=1)  # of the rows
+
+
+class ConversationDataRecipe(DataRecipe):
+    """What is trained on: conversations, each whole in one row."""
+
+    validation_fraction: float = Field(0.05, ge=0, lt=1)
+    context: int = Field(512, ge=2)
+    too_long: Literal["error", "drop", "cut"] = "error"  # a conversation that the context does not hold
+    replay: ReplayRecipe | None = None
+
+
+class FineTuningOptimRecipe(OptimRecipe):
+    """Smaller steps than in pretraining, and no decay: the weights are to stay near those of the base."""
+
+    lr: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(10, ge=0)
+
+
+class ReportRecipe(Section):
+    """What the base and the fine-tuned model are asked, to be compared."""
+
+    prompts: tuple[str, ...] = ()  # shown; where there are fewer than three, questions of the validation data follow
+    questions: int = Field(16, ge=1)  # in all, to see how many answers end
+    max_tokens: int = Field(64, gt=0)  # an answer
+
+
+class SFTRecipe(Recipe):
+    """Supervised fine-tuning of `base` (as for `pellucid.load`) on conversations."""
+
+    base: str
+    data: ConversationDataRecipe
+    optim: FineTuningOptimRecipe = FineTuningOptimRecipe()
+    report: ReportRecipe = ReportRecipe()
