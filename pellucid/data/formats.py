@@ -1,0 +1,185 @@
+"""The formats of records, recognised by their fields, each brought into the one normal form of its kind.
+
+| format | fields | kind |
+|---|---|---|
+| messages | messages: [{role, content}] | conversation |
+| sharegpt | conversations: [{from, value}] | conversation |
+| alpaca | instruction, input?, output, system?, history? | conversation |
+| prompt_completion | prompt, completion: text or messages | conversation |
+| preferences | prompt?, chosen, rejected: text or messages | preference |
+| text | text, or a plain text file | text |
+
+Conversations may have `tools` (a list of JSON schemas, or that as JSON text); other fields are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pellucid.data.messages import Malformed, check_order, json_name, read_messages, text_field
+from pellucid.data.records import BadRecord, Kind, Raw, Record
+from pellucid.errors import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format, the fields that it is recognised by, and what brings it into the normal form."""
+
+    name: str
+    kind: Kind
+    fields: frozenset[str]
+    read: Callable[[Mapping[str, Any], Counter[str]], Any]
+
+
+def read_record(raw: Raw, wanted: Kind | None, counts: Counter[str]) -> Record | BadRecord:
+    """The record in its normal form, of the kind that is `wanted` where its fields leave a choice."""
+    if isinstance(raw.value, str):
+        raw = Raw(raw.place, {"text": raw.value})
+    try:
+        found = recognise(raw.value, wanted)
+        return Record(raw.place, found.kind, found.name, found.read(raw.value, counts))
+    except Malformed as error:
+        return BadRecord(raw.place, error.reason, error.sentence)
+
+
+def recognise(value: Any, wanted: Kind | None) -> Format:
+    """The format of a value. Raises Malformed where it has none, or none of the wanted kind."""
+    if not isinstance(value, dict):
+        raise Malformed(
+            "unknown format", f"the record is {json_name(value)}; expected an object such as {{'messages': [...]}}"
+        )
+    known = [candidate for candidate in FORMATS if candidate.fields <= value.keys()]
+    if not known:
+        seen = ", ".join(map(repr, value)) or "none"
+        near = next(filter(None, (did_you_mean(str(field), FIELDS) for field in value)), "")
+        expected = "; ".join(f"{' and '.join(sorted(one.fields))} ({one.name})" for one in FORMATS)
+        raise Malformed("unknown format", f"the fields are {seen}{near}; expected {expected}; rename the fields")
+    if wanted is None:
+        return known[0]
+    for candidate in known:
+        if candidate.kind == wanted:
+            return candidate
+    found, needed = NAMES[known[0].kind], NAMES[wanted]
+    raise Malformed(
+        f"{found} where {needed} are wanted",
+        f"the format is {known[0].name}, which holds {found}; expected {needed}; "
+        f"for {found} use {COMMANDS[known[0].kind]}",
+    )
+
+
+def from_text(record: Mapping[str, Any], _: Counter[str]) -> str:
+    return text_field(record, "text")
+
+
+def from_messages(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    return conversation(record, record["messages"], counts)
+
+
+def from_sharegpt(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    return conversation(record, record["conversations"], counts)
+
+
+def from_alpaca(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """Instruction and input make the user's turn (Taori et al. 2023), after the turns of `history`."""
+    turns = [("user", text_field(record, "instruction"))]
+    if record.get("input"):
+        turns = [("user", f"{turns[0][1]}\n\n{text_field(record, 'input')}")]
+    turns.append(("assistant", text_field(record, "output")))
+    history = record.get("history") or []
+    for number, pair in enumerate(history if isinstance(history, list) else [history], 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Malformed(
+                "malformed history",
+                f"'history' {number} is {json_name(pair)}; expected a list of [instruction, output]",
+            )
+        turns[-2:-2] = zip(("user", "assistant"), pair, strict=True)
+    return conversation(record, [{"role": role, "content": content} for role, content in turns], counts)
+
+
+def from_prompt_completion(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    return conversation(record, [*turns(record, "prompt", "user"), *turns(record, "completion", "assistant")], counts)
+
+
+def conversation(record: Mapping[str, Any], messages: Any, counts: Counter[str]) -> dict[str, Any]:
+    """The normal form, with the record's own `system` and `tools`. Raises Malformed where it cannot be trained on."""
+    if record.get("system") and isinstance(messages, list):
+        messages = [{"role": "system", "content": text_field(record, "system")}, *messages]
+    normal = read_messages(messages, counts)
+    check_order(normal)
+    if not any(message["role"] == "assistant" for message in normal):
+        raise Malformed(
+            "no assistant turn",
+            f"none of the {len(normal)} messages is by the assistant, so there is nothing to learn; "
+            "expected an answer with the role 'assistant'; add one or remove the record",
+        )
+    return {"messages": normal, **tools_of(record)}
+
+
+def from_preferences(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """The prompt apart from both answers; where it is not given apart, it is what the two begin with."""
+    chosen, rejected = (turns(record, field, "assistant") for field in ("chosen", "rejected"))
+    if record.get("prompt") is None:
+        if isinstance(record["chosen"], str) or isinstance(record["rejected"], str):
+            raise Malformed("no prompt", "there is no 'prompt' beside 'chosen' and 'rejected'; add the field")
+        same = next((n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+        prompt = chosen[: min(len(chosen), len(rejected)) - 1 if same is None else same]
+    else:
+        prompt = turns(record, "prompt", "user")
+    if record.get("system"):
+        prompt = [{"role": "system", "content": text_field(record, "system")}, *prompt]
+    normal = read_messages(prompt, counts, "message", "prompt")
+    answers = {}
+    for field, messages in (("chosen", chosen), ("rejected", rejected)):
+        read = read_messages(messages, counts, "message", field)
+        read = read[len(normal) :] if read[: len(normal)] == normal else read
+        if not read or read[0]["role"] != "assistant":
+            raise Malformed(
+                "no assistant turn", f"'{field}' does not go on after the prompt with a message by 'assistant'; add it"
+            )
+        check_order([*normal, *read], f"prompt and {field}")
+        answers[field] = read
+    if answers["chosen"] == answers["rejected"]:
+        raise Malformed("chosen equals rejected", "'chosen' and 'rejected' are equal; remove the record")
+    return {"prompt": normal, **answers, **tools_of(record)}
+
+
+def turns(record: Mapping[str, Any], field: str, role: str) -> list[Any]:
+    """A field that is either messages or the text of one message by `role`."""
+    value = record[field]
+    return value if isinstance(value, list) else [{"role": role, "content": text_field(record, field)}]
+
+
+def tools_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`tools` as a list, from JSON text too; nothing where there are none."""
+    tools = record.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise Malformed("malformed tools", f"'tools' is text, but not JSON ({error}); mend it") from None
+    if not tools:
+        return {}
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Malformed("malformed tools", f"'tools' is {json_name(tools)}; expected a list of objects, JSON schemas")
+    return {"tools": tools}
+
+
+FORMATS = (
+    Format("preferences", "preference", frozenset({"chosen", "rejected"}), from_preferences),
+    Format("messages", "conversation", frozenset({"messages"}), from_messages),
+    Format("sharegpt", "conversation", frozenset({"conversations"}), from_sharegpt),
+    Format("alpaca", "conversation", frozenset({"instruction", "output"}), from_alpaca),
+    Format("prompt_completion", "conversation", frozenset({"prompt", "completion"}), from_prompt_completion),
+    Format("text", "text", frozenset({"text"}), from_text),
+)
+FIELDS = frozenset().union(*(one.fields for one in FORMATS), {"prompt", "input", "system", "history", "tools"})
+NAMES: dict[Kind, str] = {"text": "texts", "conversation": "conversations", "preference": "preferences"}
+COMMANDS: dict[Kind, str] = {
+    "text": "pellucid pretrain",
+    "conversation": "pellucid sft",
+    "preference": "pellucid dpo",
+}
