@@ -33,13 +33,19 @@ def core() -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
 
 
+def optional() -> set[str]:
+    """What the extras for users bring; who uses it says how to install it where it is missing."""
+    extras = PROJECT["optional-dependencies"]
+    return {canonicalize_name(Requirement(line).name) for name in extras if name != "dev" for line in extras[name]}
+
+
 def test_at_most_twelve_core_dependencies() -> None:
     assert len(core()) <= 12
 
 
 def test_every_import_is_declared() -> None:
     """No module of pellucid imports what pyproject.toml does not name, and none imports a peer."""
-    declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in core()}
+    declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in core() | optional()}
     known = declared | set(sys.stdlib_module_names) | {"pellucid", "__future__"}
     undeclared = {
         f"{file.relative_to(ROOT)}: {name}"
