@@ -70,12 +70,14 @@ def examine(remeasure: bool = False) -> Report:
     torch.set_num_threads(threads.count)
     ceilings = measure_ceilings()
     precision = best_precision(remeasure=remeasure)
+    training = examine_training(remeasure)
     return {
         "machine": examine_machine(machine),
         "torch": examine_torch(machine),
         "ceilings": {"matmul_gflops": ceilings.matmul, "memory_read_gb_per_s": ceilings.memory_read},
         "threads": asdict(threads),
         "precision": {**asdict(precision), "refused": why_not(precision, machine)},
+        "training": training,
         "kernels": examine_kernels(),
         "models": examine_models(),
         "folders": examine_folders(),
@@ -105,6 +107,18 @@ def examine_torch(machine: Features) -> dict[str, Any]:
         "version": machine.torch_version,
         "vector_instructions": machine.torch_capability,
     }
+
+
+def examine_training(remeasure: bool) -> dict[str, Any]:
+    """The precision that models are trained in, or why there is none: `PELLUCID_PRECISION` may name one that only
+    answers."""
+    from pellucid.errors import InputError
+    from pellucid.training.precision import best_training_precision
+
+    try:
+        return asdict(best_training_precision(remeasure=remeasure))
+    except InputError as error:
+        return {"name": None, "reason": f"not possible: {error}", "seconds": {}}
 
 
 def examine_kernels() -> dict[str, Any]:
@@ -210,6 +224,7 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "precision", precision["reason"]
     for name, reason in precision["refused"].items():
         yield f"not {name}", reason
+    yield "training", report["training"]["reason"]
     yield "tokenizer", report["kernels"]["tokenizer"]
     for name, kernel in report["kernels"]["linear"].items():
         yield f"linear {name}", kernel

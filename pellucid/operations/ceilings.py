@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def last_level_cache() -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """Seconds that the trial request took, by what was tried; whether the processor was ours alone meanwhile."""
+    """Seconds that the trial took, by what was tried; whether the processor was ours alone meanwhile."""
 
     seconds: dict[str, float]
     alone: bool
@@ -96,15 +96,27 @@ def time_requests(precisions: Sequence[str]) -> Trial:
 
     The weights pass through memory once for the prompt and once for each token of the answer, as in a real request.
     """
-    best = dict.fromkeys(precisions, math.inf)
-    projections = {name: [projection(getattr(torch, name)) for _ in range(TRIAL_LAYERS)] for name in precisions}
-    started, used = time.perf_counter(), time.process_time()
-    for _ in range(2):  # in turn, as above
-        for name, layers in projections.items():
-            prompt = torch.full((TRIAL_TOKENS, TRIAL_IN), 0.5, dtype=getattr(torch, name))
+
+    def request(dtype: torch.dtype) -> Callable[[], float]:
+        layers = [projection(dtype) for _ in range(TRIAL_LAYERS)]
+
+        def seconds() -> float:
+            prompt = torch.full((TRIAL_TOKENS, TRIAL_IN), 0.5, dtype=dtype)
             reading = fastest_pass(prompt, layers)
-            writing = fastest_pass(prompt[:1], layers)
-            best[name] = min(best[name], reading + TRIAL_TOKENS * writing)
+            return reading + TRIAL_TOKENS * fastest_pass(prompt[:1], layers)
+
+        return seconds
+
+    return in_turn({name: request(getattr(torch, name)) for name in precisions}, rounds=2)
+
+
+def in_turn(timings: Mapping[str, Callable[[], float]], rounds: int) -> Trial:
+    """The shortest time of each that `rounds` rounds gave. A timing computes, and returns the seconds that it took."""
+    best = dict.fromkeys(timings, math.inf)
+    started, used = time.perf_counter(), time.process_time()
+    for _ in range(rounds):  # in turn, so that a machine that slows down for a moment spoils no single figure
+        for name, timing in timings.items():
+            best[name] = min(best[name], timing())
     # Each of torch's threads computes or spins all the while: processor time that is missing went to somebody else.
     share = (time.process_time() - used) / (time.perf_counter() - started) / torch.get_num_threads()
     return Trial(best, share > ALONE)

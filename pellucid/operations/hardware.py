@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ CANDIDATES = ("float32", "bfloat16")  # float16 overflows in models that were tr
 MARGIN = 1.1  # what is there by itself (float32, torch's own thread count) stays unless another is this much faster
 BUSY_AGE = 600  # seconds for which a trial beside other work is believed
 
-Seconds = dict[str, float]  # of the trial request, by what was tried
+Seconds = dict[str, float]  # of the trial, by what was tried
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision to compute in. `reason` is a sentence; `seconds` are those of the trial request, if one was run."""
+    """The precision to compute in. `reason` is a sentence; `seconds` are those of the trial, if one was run."""
 
     name: str
     reason: str
@@ -96,18 +96,29 @@ def best_precision(override: str | None = None, *, remeasure: bool = False) -> P
     Raises:
         InputError: for a name that is none of `PRECISIONS`.
     """
-    for name, source in ((override, "asked for"), (os.environ.get("PELLUCID_PRECISION"), "set by PELLUCID_PRECISION")):
-        if name and name != "auto":
-            if name not in PRECISIONS:
-                allowed = ", ".join(("auto", *PRECISIONS))
-                raise InputError(f"precision {name!r} ({source}) is none of {allowed}{did_you_mean(name, PRECISIONS)}")
-            return Precision(name, f"{name}, {source}", {})
+    if asked := asked_precision(override, PRECISIONS):
+        return asked
     what = f"precision with {torch.get_num_threads()} threads, linear {describe_linear(torch.float32)}"
     trial, how = once(what, CANDIDATES, lambda: time_requests(CANDIDATES), remeasure)
     seconds, name = trial.seconds, fastest(trial.seconds, unless="float32")
     (other,) = set(CANDIDATES) - {name}
     times = f"{seconds[name]:.2f} s for a trial request, {other} {seconds[other]:.2f} s"
     return Precision(name, f"{name}: {times} ({how})", seconds)
+
+
+def asked_precision(override: str | None, allowed: Sequence[str]) -> Precision | None:
+    """The precision that `override`, else `PELLUCID_PRECISION`, names; None where neither decides.
+
+    Raises:
+        InputError: for a name that is none of `allowed`.
+    """
+    for name, source in ((override, "asked for"), (os.environ.get("PELLUCID_PRECISION"), "set by PELLUCID_PRECISION")):
+        if name and name != "auto":
+            if name not in allowed:
+                there_are = ", ".join(("auto", *allowed))
+                raise InputError(f"precision {name!r} ({source}) is none of {there_are}{did_you_mean(name, allowed)}")
+            return Precision(name, f"{name}, {source}", {})
+    return None
 
 
 def best_threads(*, remeasure: bool = False) -> Threads:

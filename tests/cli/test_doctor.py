@@ -37,6 +37,7 @@ def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert report["ceilings"]["memory_read_gb_per_s"] > 0
     assert report["threads"]["count"] == 1
     assert {report["precision"]["name"], *report["precision"]["refused"]} == {"float32", "bfloat16", "float16"}
+    assert report["training"]["name"] in ("float32", "bfloat16")
     assert report["environment"] == {**report["environment"], "PELLUCID_THREADS": "1"}
     assert "smollm2" in report["models"]
 
@@ -47,6 +48,7 @@ def test_what_a_reader_sees(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert frame.run(["doctor"]) == 0
     said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line.strip())
     assert said["precision"].strip() == "bfloat16, set by PELLUCID_PRECISION"
+    assert said["training"].strip() == "bfloat16, set by PELLUCID_PRECISION"
     assert torch.__version__ in said["torch"]
     assert "GFLOP/s" in said["matmul"] and "GB/s" in said["memory"]
 
@@ -74,6 +76,14 @@ def test_why_another_was_refused(
 ) -> None:
     reasons = doctor.why_not(Precision(chosen, "", seconds), replace(machine, instructions=instructions))
     assert chosen not in reasons and why in reasons[other]
+
+
+def test_a_precision_that_cannot_be_trained_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no mistake to answer in float16, so the report is given all the same."""
+    monkeypatch.setenv("PELLUCID_PRECISION", "float16")
+    training = doctor.examine_training(remeasure=False)
+    assert training["name"] is None
+    assert training["reason"].startswith("not possible: precision 'float16' (set by PELLUCID_PRECISION) is none of")
 
 
 def test_what_encodes_text_and_why_nothing_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
