@@ -16,12 +16,13 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli import chat, convert, demo, doctor, generate, show, tokenizer
+from pellucid.cli import chat, convert, data, demo, doctor, generate, show, tokenizer
 from pellucid.errors import PellucidError, did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 START = "Start here"
+MAKE = "Make"
 LOOK = "Look and use"
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def root(
 app.command(rich_help_panel=START)(demo.demo)
 app.command(rich_help_panel=START)(chat.chat)
 app.command(rich_help_panel=START)(doctor.doctor)
+app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)
 app.command(rich_help_panel=LOOK)(show.show)
 app.command(rich_help_panel=LOOK)(convert.convert)

@@ -66,8 +66,7 @@ def recognise(value: Any, wanted: Kind | None) -> Format:
     found, needed = NAMES[known[0].kind], NAMES[wanted]
     raise Malformed(
         f"{found} where {needed} are wanted",
-        f"the format is {known[0].name}, which holds {found}; expected {needed}; "
-        f"for {found} use {COMMANDS[known[0].kind]}",
+        f"the record is in the format {known[0].name}; expected {needed}; {found} are for {COMMANDS[known[0].kind]}",
     )
 
 
@@ -113,7 +112,7 @@ def conversation(record: Mapping[str, Any], messages: Any, counts: Counter[str])
     if not any(message["role"] == "assistant" for message in normal):
         raise Malformed(
             "no assistant turn",
-            f"none of the {len(normal)} messages is by the assistant, so there is nothing to learn; "
+            "no message is by the assistant, so there is nothing to learn; "
             "expected an answer with the role 'assistant'; add one or remove the record",
         )
     return {"messages": normal, **tools_of(record)}
@@ -140,7 +139,7 @@ def from_preferences(record: Mapping[str, Any], counts: Counter[str]) -> dict[st
             raise Malformed(
                 "no assistant turn", f"'{field}' does not go on after the prompt with a message by 'assistant'; add it"
             )
-        check_order([*normal, *read], f"prompt and {field}")
+        check_order([*normal, *read], f" of prompt and {field}")
         answers[field] = read
     if answers["chosen"] == answers["rejected"]:
         raise Malformed("chosen equals rejected", "'chosen' and 'rejected' are equal; remove the record")

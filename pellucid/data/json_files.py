@@ -38,7 +38,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Raw | BadRecord]:
 
 def parse(line: bytes, name: str, number: int) -> Raw | BadRecord:
     """One line of JSON Lines."""
-    text = decode(line, name, number)
+    text = decode(line.rstrip(b"\r\n"), name, number)
     if isinstance(text, BadRecord):
         return text
     try:

@@ -77,9 +77,8 @@ def read_message(message: Any, name: str) -> dict[str, Any]:
     if isinstance(role, str):
         normal["role"] = ALIASES.get(role.lower(), role.lower())
         if normal["role"] not in ROLES:
-            known = sorted(ROLES | ALIASES.keys())
-            near = did_you_mean(role, known)
-            raise Malformed("unknown role", f"{name} has the role {role!r}{near}; expected one of {', '.join(known)}")
+            near, known = did_you_mean(role, ROLES | ALIASES.keys()), ", ".join(sorted(ROLES))
+            raise Malformed("unknown role", f"{name} has the role {role!r}{near}; expected {known}; mend it")
         if role.lower() in _CALLS and "tool_calls" not in normal:
             normal["tool_calls"] = [call_of(normal.pop("content", None), name)]
     if normal.get("weight", 1) != 1 or normal.get("train", True) is not True:
@@ -129,16 +128,16 @@ def check_text(text: str, name: str) -> None:
         raise Malformed("NUL characters", f"{name} holds the character NUL (U+0000); expected text; remove it")
 
 
-def check_order(messages: Sequence[Mapping[str, Any]], name: str = "messages") -> None:
+def check_order(messages: Sequence[Mapping[str, Any]], name: str = "") -> None:
     """Raises Malformed for roles that do not take turns: system first, then user and assistant, tools between."""
     before: str | None = None
     for number, message in enumerate(messages, 1):
         role = message["role"]
         if before not in _AFTER[role]:
-            where = f"follows one by {before!r}" if before else "is the first"
+            where = f"right after one by {before!r}" if before else "the first"
             raise Malformed(
                 "roles out of order",
-                f"message {number} of {name} is by {role!r} and {where}; expected system (if any), then user and "
+                f"message {number}{name} is by {role!r}, {where}; expected system (if any), then user and "
                 "assistant in turn, tool after assistant; mend the roles or join the messages",
             )
         before = role

@@ -1,0 +1,163 @@
+"""What files hold and what is wrong with it, all of it at once: what a training run would stop at, found before."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from pellucid.data.records import CHANGED, BadRecord, Kind, Record
+from pellucid.data.sources import File, examine
+from pellucid.errors import InputError
+from pellucid.tokenizer.tokenizer import Tokenizer
+
+PERCENTILES = (50, 90, 99)
+_EXAMPLES = 3
+_SAID_EVERY = 100  # records
+
+
+@dataclass
+class Found:
+    """Something that was found `count` times, with the first few sentences about it."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, sentence: str) -> None:
+        self.count += 1
+        if self.count <= _EXAMPLES:
+            self.examples.append(sentence)
+
+
+@dataclass
+class Lengths:
+    """How many tokens the records have. supervised: those that fine-tuning learns from; all of a text."""
+
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    supervised: int = 0
+    longest_tokens: int = 0
+    longest: str = ""  # its place
+
+    def add(self, tokens: int, supervised: int, place: str) -> None:
+        if tokens > self.longest_tokens:
+            self.longest, self.longest_tokens = place, tokens
+        self.tokens.append(tokens)
+        self.supervised += supervised
+
+    @property
+    def total(self) -> int:
+        return sum(self.tokens)
+
+    def percentiles(self) -> dict[int, int]:
+        """The length that so many in a hundred records do not exceed (nearest rank)."""
+        ordered = sorted(self.tokens)
+        return {p: ordered[-(-p * len(ordered) // 100) - 1] for p in PERCENTILES} if ordered else {}
+
+    def over(self, context: int) -> int:
+        return sum(tokens > context for tokens in self.tokens)
+
+
+@dataclass
+class Check:
+    """What `check` found. problems: by reason. duplicates: records equal to an earlier one."""
+
+    files: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[Kind] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)  # messages by whom
+    characters: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, Found] = field(default_factory=dict)
+    duplicates: Found = field(default_factory=Found)
+    lengths: Lengths = field(default_factory=Lengths)
+
+    @property
+    def records(self) -> int:
+        return self.formats.total()
+
+    def problem(self, reason: str, sentence: str) -> None:
+        self.problems.setdefault(reason, Found()).add(sentence)
+
+
+def check(
+    files: Iterable[File],
+    *,
+    wanted: Kind | None = None,
+    tokenizer: Tokenizer | None = None,
+    context: int | None = None,
+    progress: Callable[[int], None] = lambda records: None,
+) -> Check:
+    """Reads all of `files` and says what they hold, as records of the `wanted` kind if one is named.
+
+    tokenizer: counts tokens with it, conversations through its chat template. context: conversations with more tokens
+    are a problem (fine-tuning takes them whole). progress: told now and then how many records have been read.
+    """
+    files, found, counts = list(files), Check(), Counter[str]()
+    found.files = len(files)
+    seen: dict[bytes, str] = {}  # digest -> place
+    for number, item in enumerate(examine(files, wanted, counts), 1):
+        if number % _SAID_EVERY == 0:
+            progress(number)
+        if isinstance(item, BadRecord):
+            found.problem(item.reason, str(item))
+            continue
+        take_in(item, found)
+        first = seen.setdefault(digest(item), item.place)
+        if first != item.place:
+            found.duplicates.add(f"{item.place} equals {first}")
+        if tokenizer is not None and item.kind != "preference":
+            count_tokens(item, found, tokenizer, context)
+    found.changed = {key.removeprefix(CHANGED): n for key, n in counts.items() if key.startswith(CHANGED)}
+    return found
+
+
+def take_in(record: Record, found: Check) -> None:
+    """Counts a good record."""
+    found.formats[record.format] += 1
+    found.kinds[record.kind] += 1
+    if record.kind == "text":
+        found.characters += len(record.content)
+        return
+    messages = [
+        message for name in ("messages", "prompt", "chosen", "rejected") for message in record.content.get(name, ())
+    ]
+    found.roles.update(message["role"] for message in messages)
+    found.characters += sum(len(content) for message in messages if isinstance(content := message.get("content"), str))
+
+
+def digest(record: Record) -> bytes:
+    """Equal for records of equal content (and by chance for a pair among a million once in 4e7 times)."""
+    return blake2b(repr(ordered(record.content)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def ordered(value: Any) -> Any:
+    """The value without the order of its keys."""
+    if isinstance(value, dict):
+        return sorted((key, ordered(item)) for key, item in value.items())
+    return [ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def count_tokens(record: Record, found: Check, tokenizer: Tokenizer, context: int | None) -> None:
+    """Counts the tokens of a record; what the template refuses, leaves unsupervised or makes too long is a problem."""
+    if record.kind == "text":
+        tokens = len(tokenizer.encode(record.content)) + tokenizer.adds_bos + 1  # the end of the document
+        found.lengths.add(tokens, tokens, record.place)
+        return
+    try:
+        chat = tokenizer.apply_chat_template(record.content["messages"], tools=record.content.get("tools"))
+        supervised = sum(chat.assistant_mask)
+    except InputError as error:
+        found.problem("refused by the chat template", f"{record.place}: {error}")
+        return
+    tokens = len(chat.ids)
+    found.lengths.add(tokens, supervised, record.place)
+    if not supervised:
+        sentence = f"{record.place}: no token of it is the assistant's after the chat template; see pellucid data show"
+        found.problem("nothing to learn from", sentence)
+    if context is not None and tokens > context:
+        sentence = f"{record.place}: {tokens:,} tokens, longer than the context of {context:,}"
+        fix = "expected at most that; raise data.context, or choose data.too_long=drop or cut"
+        found.problem("longer than the context", f"{sentence}; {fix}")
