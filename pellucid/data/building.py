@@ -11,13 +11,16 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid.checkpoints.atomic import atomic_file
-from pellucid.data.shards import INDEX, FileEntry, Index, ShardEntry, Shards, open_shards, read_index
+from pellucid.data.records import DROPPED
+from pellucid.data.shards import INDEX, FileEntry, Index, ShardEntry, Shards, dtype_for, open_shards, read_index
 from pellucid.errors import InputError
 
 Say = Callable[[str], None]
@@ -28,11 +31,20 @@ _DOCUMENTS = 1024  # of a block, where they are given one by one
 _OWN_FILES = (INDEX, BUILDING, "shard-*.tokens", "shard-*.ends", "shard-*.mask", "shard-*.places", ".shard-*")
 
 
+class Document(NamedTuple):
+    """Tokens, whether each is learnt from (None: all are), and where it came from, for messages."""
+
+    ids: Sequence[int]
+    mask: Sequence[bool] | None = None
+    place: str = ""
+
+
 @dataclass
 class Block:
     """Documents end to end. tokens: (n,); ends: (D,) int64, where each document ends; mask: (n,) uint8 or None.
 
     places: where each came from. records: how many records of the source it is made of, those dropped included.
+    counts: of records by what became of them, as `read_records` counts.
     """
 
     tokens: npt.NDArray[np.unsignedinteger]
@@ -40,11 +52,11 @@ class Block:
     mask: npt.NDArray[np.uint8] | None = None
     places: Sequence[str] = ()
     records: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def build_shards(
-    documents: Iterable[tuple[Sequence[int], Sequence[bool] | None]],
+    documents: Iterable[Document],
     folder: str | Path,
     *,
     vocab_size: int,
@@ -52,45 +64,43 @@ def build_shards(
     fingerprint: str = "",
     shard_tokens: int = SHARD_TOKENS,
 ) -> Shards:
-    """Shards of documents that are tokens already: `(ids, mask)` each, the mask None unless `masked`.
+    """Shards of documents that are tokens already; plain tuples `(ids,)` and `(ids, mask)` will do.
 
-    Raises `InputError` for an id past `vocab_size` and when there is no document; `PellucidError` from the disk.
+    masked: whether the documents have masks. Raises `InputError` for an id past `vocab_size` and when there is no
+    document; `PellucidError` from the disk.
     """
     writer = ShardWriter(
         folder, vocab_size=vocab_size, masked=masked, fingerprint=fingerprint, shard_tokens=shard_tokens
     )
     if writer.finished:
         return open_shards(folder)
-    pending: list[tuple[Sequence[int], Sequence[bool] | None]] = []
-    for number, document in enumerate(documents):
-        if number < writer.records:
-            continue
-        pending.append(document)
-        if len(pending) == _DOCUMENTS:
-            writer.add(block_of(pending, writer.index.dtype))
-            pending = []
-    if pending:
-        writer.add(block_of(pending, writer.index.dtype))
+    rest = islice(documents, writer.records, None)
+    while batch := [Document(*document) for document in islice(rest, _DOCUMENTS)]:
+        writer.add(block_of(batch, vocab_size))
     return writer.finish()
 
 
-def block_of(
-    documents: Sequence[tuple[Sequence[int], Sequence[bool] | None]],
-    dtype: np.dtype[np.unsignedinteger],
-    places: Sequence[str] = (),
-) -> Block:
-    """`documents` as one block; those without a token are dropped."""
-    kept = [number for number, (ids, _) in enumerate(documents) if len(ids)]
-    ids = [np.asarray(documents[number][0], np.int64) for number in kept]
-    masks = [np.asarray(documents[number][1], np.uint8) for number in kept if documents[number][1] is not None]
+def block_of(documents: Sequence[Document], vocab_size: int) -> Block:
+    """`documents` as one block; those without a token are dropped. Raises `InputError` for an id past `vocab_size`."""
+    kept = [document for document in documents if len(document.ids)]
+    lengths = [len(document.ids) for document in kept]
+    tokens = np.fromiter(chain.from_iterable(document.ids for document in kept), np.int64, sum(lengths))
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise InputError(
+            f"the token {int(tokens.max())} is past the vocabulary of {vocab_size}: "
+            "give the vocabulary size of the tokenizer that made it"
+        )
+    masks = [document.mask for document in kept if document.mask is not None]
+    if masks and list(map(len, masks)) != lengths:
+        raise InputError("a document has no mask of its own length: say for each of its tokens if it is learnt from")
     empty = len(documents) - len(kept)
     return Block(
-        np.concatenate([np.empty(0, np.int64), *ids]).astype(dtype),
-        np.cumsum([len(one) for one in ids], dtype=np.int64),
-        np.concatenate(masks) if masks else None,
-        [places[number] for number in kept] if places else [""] * len(kept),
+        tokens.astype(dtype_for(vocab_size)),
+        np.cumsum(lengths, dtype=np.int64),
+        np.fromiter(chain.from_iterable(masks), np.uint8, len(tokens)) if masks else None,
+        [document.place for document in kept],
         len(documents),
-        Counter({"empty": empty} if empty else {}),
+        Counter({f"{DROPPED}no token": empty} if empty else {}),
     )
 
 
@@ -124,27 +134,28 @@ class ShardWriter:
 
     def add(self, block: Block) -> None:
         """Takes in a block, and writes a shard when there is enough for one."""
-        if len(block.tokens) and int(block.tokens.max()) >= self.index.vocab_size:
-            raise InputError(
-                f"the token {int(block.tokens.max())} is past the vocabulary of {self.index.vocab_size}: "
-                "give the vocabulary size of the tokenizer that made it"
-            )
         self._blocks.append(block)
         if sum(len(block.tokens) for block in self._blocks) >= self.shard_tokens:
             self._write_shard()
 
-    def finish(self, dropped: Counter[str] | None = None) -> Shards:
-        """Writes what is left, then the index. `dropped`: records left out before they came here, by reason."""
+    def finish(self, counts: Counter[str] | None = None) -> Shards:
+        """Writes what is left, then the index. `counts`: of records before they came here, as `read_records` counts."""
         if self._blocks:
             self._write_shard()
-        total = Counter(self.index.dropped) + (dropped or Counter())
+        total = self._counted(counts or Counter())
         if not self.index.shards:
-            why = "; ".join(f"{count} dropped: {reason}" for reason, count in sorted(total.items()))
+            why = ", ".join(f"{reason}: {count}" for reason, count in total.items() if reason.startswith(DROPPED))
             raise InputError(f"there is no document to train on{f' ({why})' if why else ''}: give more text")
-        self.index = self.index.model_copy(update={"dropped": dict(sorted(total.items()))})
+        self.index = self.index.model_copy(update={"counts": total})
         self._write_index(INDEX)
         (self.folder / BUILDING).unlink(missing_ok=True)
         return open_shards(self.folder, verify=False)
+
+    def _counted(self, *more: Counter[str]) -> dict[str, int]:
+        total = Counter(self.index.counts)
+        for counts in more:
+            total.update(counts)
+        return {name: total[name] for name in sorted(total) if total[name]}
 
     def _take_up(self, say: Say | None) -> None:
         """Finds what an earlier run left; what does not belong to this one is removed."""
@@ -175,9 +186,8 @@ class ShardWriter:
 
     def _write_shard(self) -> None:
         blocks, self._blocks = self._blocks, []
-        dropped = sum((block.dropped for block in blocks), Counter(self.index.dropped))
-        self.index = self.index.model_copy(update={"dropped": dict(dropped)})
-        tokens = np.concatenate([block.tokens for block in blocks]).astype(self.index.dtype)
+        self.index = self.index.model_copy(update={"counts": self._counted(*(block.counts for block in blocks))})
+        tokens = np.concatenate([block.tokens for block in blocks])
         if not len(tokens):
             return
         name = f"shard-{len(self.index.shards):05d}"
@@ -212,9 +222,7 @@ class ShardWriter:
 
 
 def _mask_of(block: Block) -> npt.NDArray[np.uint8]:
-    if block.mask is None or len(block.mask) != len(block.tokens):
-        raise InputError("a document has no mask of its own length: say for each of its tokens if it is learnt from")
-    return block.mask
+    return np.ones(len(block.tokens), np.uint8) if block.mask is None else block.mask
 
 
 def _line(place: str) -> str:

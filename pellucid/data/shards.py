@@ -11,6 +11,7 @@ A folder of shards holds, numbers little endian:
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,11 +59,16 @@ class Index(BaseModel):
     vocab_size: int
     masked: bool
     shards: tuple[ShardEntry, ...] = ()
-    dropped: dict[str, int] = {}  # records, by reason
+    counts: dict[str, int] = {}  # of records: kept by format, dropped by reason, changed by what was changed
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+        return dtype_for(self.vocab_size)
+
+
+def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """What tokens of such a vocabulary are stored as."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,13 @@ class Shards:
     @property
     def fingerprint(self) -> str:
         return self.index.fingerprint
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of the tokens themselves: equal where a run would see the same, whatever it was made from."""
+        files = [entry.files for entry in self.index.shards]
+        made = [(kind, file.size, file.crc32) for shard in files for kind, file in shard.items() if kind != "places"]
+        return hashlib.sha256(repr(made).encode()).hexdigest()
 
     @property
     def masked(self) -> bool:
