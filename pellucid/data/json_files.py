@@ -101,8 +101,9 @@ class Array:
                 value, self.at = _DECODER.raw_decode(self.text, self.at)
                 return value
             except json.JSONDecodeError as error:  # wrong, or not read to its end
+                behind = error.pos - self.at  # `more` moves both
                 if len(self.text) - self.at > _LARGEST or not self.more():
-                    raise self.broken(min(error.pos, len(self.text)), lower(error.msg)) from None
+                    raise self.broken(self.at + behind, lower(error.msg)) from None
             except (ValueError, RecursionError) as error:
                 raise self.broken(self.at, lower(str(error))) from None
 
