@@ -64,7 +64,7 @@ def test_a_broken_array_is_named_where_python_sees_it(records: list[Any], data: 
     except json.JSONDecodeError as error:
         *_, last = read(broken.encode(), data.draw(st.integers(1, 40)))
         assert isinstance(last, BadRecord) and last.reason == "invalid JSON"
-        if error.msg.startswith("Expecting property name") or "delimiter" in error.msg and error.pos < len(broken):
+        if error.msg.startswith("Expecting property name") or ("delimiter" in error.msg and error.pos < len(broken)):
             return  # where commas are concerned, versions of Python differ, and so do we
         assert last.place == f"data.json:{error.lineno}" and f"at column {error.colno} " in str(last), str(last)
 
