@@ -79,8 +79,8 @@ class Checkpoint:
             raise InputError(
                 f"{self.path} holds a model of another config than the recipe's; choose another run folder"
             )
+        optimizers.load_state_tensors(load_file(self.path / TENSORS))
         weights = saved.weights()
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-        optimizers.load_state_tensors(load_file(self.path / TENSORS))
         return self.state

@@ -5,13 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from pellucid.checkpoints.gguf_save import save_gguf
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError, PellucidError
 from tests.checkpoints.tiny import CONFIGS, random_model, same_weights, tiny_tokenizer
+from tests.disk import largest_file
 
 SAVER = """
 import sys, time
@@ -77,17 +75,6 @@ def test_a_killed_save_leaves_the_model_before_or_the_one_after(tmp_path: Path) 
     save(model, tiny_tokenizer(), tmp_path / "model")
     save_gguf(model, tiny_tokenizer(), tmp_path / "model.gguf")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "model.gguf"]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """As a full disk: a write past `size` bytes of a file fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_refuses_leaves_what_was_there(tmp_path: Path) -> None:
