@@ -67,7 +67,8 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
-            query, key = rotary(query, *rotation), rotary(key, *rotation)
+            # Under autocast the tables are wider than the vectors, which are turned in the tables' type.
+            query, key = (rotary(x, *rotation).to(value.dtype) for x in (query, key))
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, heads, T, D)
         if cache is not None:
             key, value = cache.append(key, value)  # (B, K, S, D)

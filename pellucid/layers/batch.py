@@ -16,7 +16,8 @@ class Batch:
     """Positions, document borders and the cache of a batch of B rows of T tokens.
 
     positions: (B, T), each token's place in its own document, from 0.
-    documents: (B, T), a number that tokens of one document share; a token attends only within its document.
+    documents: (B, T), a number that tokens of one document share, which stand together; a token attends only within
+        its document.
         None: each row is one document. Padding has the number `PADDING`.
     cache: the keys and values of the tokens before these, which it also takes in. None: there are none.
     """

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one interface, the fused kernel where nothing is asked of it, plain algebra elsewhere.
+"""Scaled dot-product attention: one interface, the fastest kernel for what is asked, plain algebra elsewhere.
 
 B batch, T queries, S keys, H query heads, K key-value heads, G = H / K query heads a group, D head dimension.
 """
@@ -12,17 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.operations import softmax
+from pellucid.operations.packed_attention import packed_attention
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which keys each query sees.
+    """Which keys each query sees. At most one of the three is given; none: every query sees every key.
 
-    causal: query t sees the keys up to t and nothing else is to be said (T == S); `bias` is None then.
+    causal: query t sees the keys up to t (T == S).
+    first: (B or 1, T), int32: query t sees the keys from first[t] to t (T == S), and first never falls. Packed
+        documents, windows, and both.
     bias: (B or 1, 1 or H, T, S). Boolean: True where the key is seen. Float: added to the scores, -inf where it is not.
-        None and not causal: every query sees every key.
     """
 
     causal: bool = False
+    first: Tensor | None = None
     bias: Tensor | None = None
 
 
@@ -43,6 +48,11 @@ def attention(
     see_pattern: is given the weights (B, H, T, S) after the softmax; what it returns is used in their stead.
     Keys and values are never repeated to all heads.
     """
+    if mask.first is not None or (mask.causal and query.requires_grad):
+        if softcap is None and see_pattern is None and softmax.why_not(query.device, query.dtype) is None:
+            return _packed(query, key, value, mask.first, scale)
+    if mask.first is not None:
+        mask = Mask(bias=from_first_to_self(mask.first)[:, None])
     if softcap is not None or see_pattern is not None:
         return _plain(query, key, value, mask, scale, softcap, see_pattern)
     B, H, T, D = query.shape
@@ -56,6 +66,23 @@ def attention(
     return F.scaled_dot_product_attention(
         query, key, value, mask.bias, is_causal=mask.causal, scale=scale, enable_gqa=K < H
     )
+
+
+def from_first_to_self(first: Tensor) -> Tensor:
+    """`Mask.first` (B, T) as a boolean mask (B, T, T)."""
+    token = torch.arange(first.shape[1], device=first.device)
+    return (token >= first[:, :, None]) & (token <= token[:, None])
+
+
+def _packed(query: Tensor, key: Tensor, value: Tensor, first: Tensor | None, scale: float) -> Tensor:
+    """By the native kernel of training. In bfloat16 its scores are rounded, as in plain algebra; PyTorch's fused kernel,
+    which a prompt goes through, keeps them wide."""
+    B, H, T, D = query.shape
+    K = key.shape[1]
+    first = torch.zeros(B, T, dtype=torch.int32) if first is None else first.expand(B, T).contiguous()
+    grouped = query.reshape(B, K, H // K, T, D).contiguous()
+    mixed: Tensor = packed_attention(grouped, key.contiguous(), value.contiguous(), first, scale)
+    return mixed.view(B, H, T, D)
 
 
 def _plain(

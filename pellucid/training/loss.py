@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pellucid.data.examples import IGNORE, Examples
 from pellucid.models.decoder import Decoder
+from pellucid.operations import softmax
 
 CHUNK = 1 << 22  # logits at a time: 16 MB in float32
 
@@ -50,9 +51,8 @@ class _CrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), rows):
                 part = hidden[start : start + rows].to(dtype)
-                chunk_loss, to_logits = softmax_loss(part @ narrow.T, targets[start : start + rows], softcap)
-                loss += chunk_loss
-                to_logits = to_logits.to(dtype)
+                losses, to_logits = softmax_loss(part @ narrow.T, targets[start : start + rows], softcap)
+                loss += losses.sum()
                 if to_hidden is not None:
                     to_hidden[start : start + rows] = to_logits @ narrow
                 if to_weight is not None:
@@ -72,15 +72,20 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def softmax_loss(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """logits: (n, V); targets: (n,). The loss, summed, and its gradient with respect to the logits, (n, V) float32."""
-    raw = logits.float()
-    logits = raw if softcap is None else softcap * torch.tanh(raw / softcap)
+    """logits: (n, V), which may be overwritten; targets: (n,).
+
+    Returns the losses (n,), float32, and their gradient with respect to the logits, (n, V) in the logits' type.
+    """
     # L = log sum_v exp(z_v) - z_target;  dL/dz = softmax(z) - onehot(target)
-    logsum = logits.logsumexp(-1, keepdim=True)  # (n, 1)
+    if softcap is None and softmax.why_not(logits.device, logits.dtype) is None:
+        return softmax.cross_entropy(logits, targets), logits
+    raw = logits.float()
+    wide = raw if softcap is None else softcap * torch.tanh(raw / softcap)
+    logsum = wide.logsumexp(-1, keepdim=True)  # (n, 1)
     at_target = targets[:, None]
-    loss = (logsum - logits.gather(-1, at_target)).sum()
-    gradient = (logits - logsum).exp_()
+    losses = (logsum - wide.gather(-1, at_target))[:, 0]
+    gradient = (wide - logsum).exp_()
     gradient.scatter_add_(-1, at_target, gradient.new_full((), -1.0).expand_as(at_target))
     if softcap is not None:
-        gradient *= 1 - (logits / softcap) ** 2  # d(c tanh(x / c)) / dx
-    return loss, gradient
+        gradient *= 1 - (wide / softcap) ** 2  # d(c tanh(x / c)) / dx
+    return losses, gradient.to(logits.dtype)

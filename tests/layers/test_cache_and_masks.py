@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pellucid.errors import InputError
 from pellucid.layers.cache import KVCache, LayerCache, seen_tokens
 from pellucid.layers.visibility import visibility
-from pellucid.operations.attention import Mask
+from pellucid.operations.attention import Mask, from_first_to_self
 
 CPU = torch.device("cpu")
 
@@ -43,14 +43,16 @@ def test_visibility_is_causal_windowed_and_within_the_document(
 ) -> None:
     documents = torch.tensor(rows)
     mask = visibility(new, 6, window, documents, None, CPU)
-    assert mask.bias is not None
+    assert (mask.first is None) == (new < 6)
+    bias = mask.bias if mask.first is None else from_first_to_self(mask.first)[:, None]
+    assert bias is not None
     seen = seen_tokens(6, new, window)
     for b, row in enumerate(rows):
         for t in range(new):
             for s in range(seen):
                 query, key = 6 - new + t, 6 - seen + s
                 sees = key <= query and row[key] == row[query] and (window is None or query - key < window)
-                assert bool(mask.bias[b, 0, t, s]) == sees
+                assert bool(bias[b, 0, t, s]) == sees
 
 
 def test_no_mask_is_made_where_none_is_needed() -> None:
