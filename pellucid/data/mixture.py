@@ -16,7 +16,7 @@ class Mixture:
     """`fraction` of the rows are from `other`, the others from `main`.
 
     Row g is from `other` iff floor((g + 1) f) > floor(g f), and is then its row floor(g f); else it is row
-    g - floor(g f) of `main`. An epoch is as many rows as hold one of `main`. Each source keeps its own order, and
+    g - floor(g f) of `main`. An epoch is as many rows as hold one epoch of `main`. Each source keeps its own order, and
     begins its own next epoch when it is through. Raises `InputError` if their contexts differ.
     """
 
@@ -32,7 +32,8 @@ class Mixture:
         self._of, self._in = exact.numerator, exact.denominator
 
     def __len__(self) -> int:
-        return -(-len(self.main) * self._in // (self._in - self._of))
+        # The least n of which n - floor(n f) = ceil(n (1 - f)) are len(main).
+        return (len(self.main) - 1) * self._in // (self._in - self._of) + 1
 
     def read(self, indices: Sequence[int]) -> Examples:
         """These rows."""
