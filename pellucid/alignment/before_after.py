@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pellucid.checkpoints.describe import PARTS, part_of
+from pellucid.data.documents import with_ends
 from pellucid.inference.generate import Completion, generate
 from pellucid.inference.sampling import SamplingParams
 from pellucid.models.decoder import Decoder
@@ -99,9 +100,10 @@ def compare(
 
 
 def turn_end(tokenizer: Tokenizer) -> int:
-    """The token with which the chat template ends a turn of the assistant."""
+    """The token with which a conversation that is learnt from ends the assistant's turn."""
     probe = tokenizer.apply_chat_template([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}])
-    return [token for token, said in zip(probe.ids, probe.assistant_mask, strict=True) if said][-1]
+    ids, said = with_ends(probe.ids, probe.assistant_mask, tokenizer)
+    return next(token for token, own in zip(reversed(ids), reversed(said), strict=True) if own)
 
 
 def ask(model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int) -> list[Completion]:

@@ -12,6 +12,7 @@ import torch
 from pellucid.checkpoints.folder import DTYPES, OWN, open_folder, read_json
 from pellucid.checkpoints.gguf_models import check_gguf, generation_config, own_dtype
 from pellucid.checkpoints.gguf_read import GGUF
+from pellucid.checkpoints.load import named_stops
 from pellucid.checkpoints.source import Source, find_source
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
@@ -62,6 +63,7 @@ def describe(name: str) -> Description:
             stored[tensor.dtype] += torch.Size(tensor.shape).numel() * DTYPES[tensor.dtype].itemsize
         about = dict(folder.hf_config.get(OWN, {}))
         tokenizer = Tokenizer.load(source.path)
+    tokenizer.more_stops = named_stops(generation)
     parameters = count_parameters(config)
     with torch.device("meta"):
         model = Decoder(config).to(dtype)

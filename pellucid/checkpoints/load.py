@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,6 +39,11 @@ def load(
         raise PellucidError(
             f"the cached copy of {source.repository!r} cannot be read ({error}); remove {source.path} and load it again"
         ) from None
-    ends = model.generation_config.get("eos_token_id")
-    tokenizer.more_stops = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+    tokenizer.more_stops = named_stops(model.generation_config)
     return model.eval(), tokenizer
+
+
+def named_stops(generation_config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens that a generation_config.json says end an answer: one, a list, or none."""
+    ends = generation_config.get("eos_token_id")
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)

@@ -10,7 +10,7 @@ import torch
 from pellucid.alignment.before_after import Question, as_markdown, changes, compare, turn_end
 from pellucid.alignment.templates import with_template
 from pellucid.models.decoder import Decoder
-from tests.alignment.test_templates import base_tokenizer
+from tests.alignment.chats import base_tokenizer
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 
@@ -44,7 +44,7 @@ def test_changes_are_relative_norms_by_part() -> None:
     assert found["attention"].relative == pytest.approx(moved / length, rel=1e-5)
     assert found["all"].parameters == sum(p.numel() for p in before.parameters())
     whole = math.sqrt(sum(float(p.detach().square().sum()) for p in before.parameters()))
-    head = 0.25 * float(before.head.weight.norm())
+    head = 0.25 * float(before.head.weight.detach().norm())
     assert found["all"].relative == pytest.approx(math.hypot(head, moved) / whole, rel=1e-5)
 
 

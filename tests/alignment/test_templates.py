@@ -14,6 +14,7 @@ from pellucid.checkpoints.save import save
 from pellucid.errors import InputError
 from pellucid.models.vocabulary import add_tokens
 from pellucid.tokenizer.tokenizer import Tokenizer
+from tests.alignment.chats import base_tokenizer
 from tests.checkpoints.tiny import CONFIGS, logits, random_model, tiny_tokenizer
 
 CHAT = [
@@ -23,13 +24,6 @@ CHAT = [
     {"role": "user", "content": "and\n\nthe other?"},
     {"role": "assistant", "content": ""},
 ]
-
-
-def base_tokenizer(added: int = 1, **config: object) -> Tokenizer:
-    """The tokenizer of a base model: no template, and of its control tokens the first `added`."""
-    full = tiny_tokenizer()
-    ends = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    return Tokenizer({**full.definition, "added_tokens": full.definition["added_tokens"][:added]}, {**ends, **config})
 
 
 def test_a_template_that_is_there_is_kept() -> None:
