@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from pellucid.data.documents import KINDS
 from pellucid.data.records import CHANGED, BadRecord, Kind, Record
 from pellucid.data.sources import File, examine
-from pellucid.errors import InputError
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 PERCENTILES = (50, 90, 99)
@@ -108,7 +108,7 @@ def check(
         first = seen.setdefault(digest(item), item.place)
         if first != item.place:
             found.duplicates.add(f"{item.place} equals {first}")
-        if tokenizer is not None and item.kind != "preference":
+        if tokenizer is not None and item.kind in KINDS:
             count_tokens(item, found, tokenizer, context)
     found.changed = {key.removeprefix(CHANGED): n for key, n in counts.items() if key.startswith(CHANGED)}
     return found
@@ -141,23 +141,14 @@ def ordered(value: Any) -> Any:
 
 
 def count_tokens(record: Record, found: Check, tokenizer: Tokenizer, context: int | None) -> None:
-    """Counts the tokens of a record; what the template refuses, leaves unsupervised or makes too long is a problem."""
-    if record.kind == "text":
-        tokens = len(tokenizer.encode(record.content)) + tokenizer.adds_bos + 1  # the end of the document
-        found.lengths.add(tokens, tokens, record.place)
+    """Counts the tokens that the record is for training; what cannot be trained on, or not whole, is a problem."""
+    (document,) = KINDS[record.kind].documents([record], tokenizer)
+    if isinstance(document, BadRecord):
+        found.problem(document.reason, str(document))
         return
-    try:
-        chat = tokenizer.apply_chat_template(record.content["messages"], tools=record.content.get("tools"))
-        supervised = sum(chat.assistant_mask)
-    except InputError as error:
-        found.problem("refused by the chat template", f"{record.place}: {error}")
-        return
-    tokens = len(chat.ids)
-    found.lengths.add(tokens, supervised, record.place)
-    if not supervised:
-        sentence = f"{record.place}: no token of it is the assistant's after the chat template; see pellucid data show"
-        found.problem("nothing to learn from", sentence)
-    if context is not None and tokens > context:
+    tokens = len(document.ids)
+    found.lengths.add(tokens, tokens if document.mask is None else sum(document.mask), record.place)
+    if record.kind == "conversation" and context is not None and tokens > context:
         sentence = f"{record.place}: {tokens:,} tokens, longer than the context of {context:,}"
         fix = "expected at most that; raise data.context, or choose data.too_long=drop or cut"
         found.problem("longer than the context", f"{sentence}; {fix}")

@@ -58,7 +58,8 @@ class Array:
         self.name = name
         self.text = ""  # what has been read; all before `at` is dealt with
         self.at = 0
-        self.line, self.column = 1, 1  # of the first character of `text`
+        self.known = 0  # a place whose line and column are these
+        self.line, self.column = 1, 1
         self.number = 1  # of the record that is read
 
     def read(self) -> Iterator[Raw | BadRecord]:
@@ -70,7 +71,8 @@ class Array:
                 yield BadRecord(self.name, "no records", f"the array is empty; {EXPECTED}")
                 return
             while True:
-                place = f"{self.name}, record {self.number} (line {self.position()[0]})"
+                self.note_position()
+                place = f"{self.name}, record {self.number} (line {self.line})"
                 yield Raw(place, self.value())
                 mark = self.next_character()
                 self.at += 1
@@ -109,18 +111,21 @@ class Array:
 
     def more(self) -> bool:
         """Read as much again as is there; False at the end of the file."""
-        self.line, self.column = self.position()
-        self.text, self.at = self.text[self.at :], 0
+        self.note_position()
+        self.text, self.at, self.known = self.text[self.at :], 0, 0
         more = self.stream.read(max(_CHUNK, len(self.text)))
         self.text += more
         return bool(more)
 
-    def position(self, place: int | None = None) -> tuple[int, int]:
-        """Line and column of the character at `place`."""
-        place = self.at if place is None else place
-        newline = self.text.rfind("\n", 0, place)
-        column = place - newline if newline >= 0 else self.column + place
-        return self.line + self.text.count("\n", 0, place), column
+    def note_position(self) -> None:
+        self.line, self.column = self.position(self.at)
+        self.known = self.at
+
+    def position(self, place: int) -> tuple[int, int]:
+        """Line and column of the character at `place`, which is not before the one that is known."""
+        newline = self.text.rfind("\n", self.known, place)
+        column = place - newline if newline >= 0 else self.column + place - self.known
+        return self.line + self.text.count("\n", self.known, place), column
 
     def broken(self, place: int, what: str, reason: str = "invalid JSON") -> BadRecord:
         line, column = self.position(place)

@@ -19,12 +19,6 @@ _SEPARATOR_LINE = re.compile(rb"^<\|endoftext\|>[ \t]*\r?(?:\n|\Z)", re.MULTILIN
 LENGTH = 1 << 15  # bytes that a part of a long document has at most
 _CHUNK = 1 << 20
 NEWLINE = b"\n"
-_ENDS = [
-    re.compile(rb"\n\r?\n(?=[^\r\n])"),
-    re.compile(rb"\n"),
-    re.compile(rb"\s(?=\S)"),
-    re.compile(rb"(?=[^\x80-\xbf])"),
-]
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # byte-order marks of what is not UTF-8
 UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -78,13 +72,19 @@ def _borders(text: bytes, ended: bool) -> Iterator[tuple[int, int]]:
 def _cuts(text: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Where to cut what lies between `start` and `end`, each part between half of `LENGTH` and one and a half."""
     while end - start > LENGTH * 3 // 2:
-        for pattern in _ENDS:
-            if found := list(pattern.finditer(text, start + LENGTH // 2, start + LENGTH)):
-                start = found[-1].end()
-                break
-        else:  # no text at all: `decode` will say so
-            start += LENGTH
+        start = _cut(text, start + LENGTH // 2, start + LENGTH)
         yield start, start
+
+
+def _cut(text: bytes, first: int, last: int) -> int:
+    """The best place between these two to cut."""
+    for mark in (b"\n\n", b"\n\r\n", b"\n", b" "):
+        place = text.rfind(mark, first, last)
+        if place >= 0:
+            return place + len(mark)
+    while last > first and text[last] & 0xC0 == 0x80:  # within a character
+        last -= 1
+    return last
 
 
 def decode(part: bytes, name: str, line: int) -> Raw | BadRecord:
