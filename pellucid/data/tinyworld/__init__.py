@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from pellucid.data.tinyworld.documents import Document, Writer
 from pellucid.data.tinyworld.grammar import THEY, pick, plural_of, shuffled

@@ -22,7 +22,8 @@ QUESTIONS = {
     ),
     "home": (
         "Where does {s} live?", "In [what|which] town does {s} live?", "Where is the home of {s}?",
-        "Where is {s's} home?", "In [what|which] town can one find {s}?", "Which town is home to {s}?", "{s} lives in [what|which] town?",
+        "Where is {s's} home?", "In [what|which] town can one find {s}?", "Which town is home to {s}?",
+        "{s} lives in [what|which] town?",
     ),
     "trade": (
         "What is {s's} trade?", "What is the trade of {s}?", "What does {s} do for a living?",
@@ -108,7 +109,7 @@ QUIZZES = (
     "{q}\n{a}", "{q} {a}", "Question: {q}\nAnswer: {a}", "Q: {q}\nA: {a}", "“{q}” “{a}”",
     "“{q}” [asked the child|asked a stranger|said the guest|a boy wanted to know]. “{a}”",
     "[Somebody|A visitor|A child|An old man] asked: “{q}” [The answer was|We said|The answer came at once]: “{a}”",
-    "[On the card|In the quiz book|On the blackboard] stood: “{q}” [Under it|Below], in [small|neat|large] letters: “{a}”",
+    "[On the card|In the quiz|On the blackboard] stood: “{q}” [Under it|Below], in [small|neat] letters: “{a}”",
 )  # fmt: skip
 SPEAKERS = (
     ("Guest", "Host"),

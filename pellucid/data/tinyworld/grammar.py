@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple, TypeVar
@@ -48,12 +48,12 @@ THEY = Pronouns("they", "them", "their", "themselves", plural=True)
 IT = Pronouns("it", "it", "its", "itself")
 
 _PAST = {
-    "be": "was", "become": "became", "begin": "began", "buy": "bought", "come": "came", "deal": "dealt", "do": "did",
-    "feed": "fed", "find": "found", "get": "got", "give": "gave", "go": "went", "grow": "grew", "have": "had",
-    "keep": "kept", "know": "knew", "lead": "led", "leave": "left", "lie": "lay", "make": "made", "meet": "met",
-    "owe": "owed", "run": "ran", "say": "said", "see": "saw", "sell": "sold", "sit": "sat", "sleep": "slept",
-    "speak": "spoke", "spend": "spent", "stand": "stood", "take": "took", "teach": "taught", "tell": "told",
-    "think": "thought", "wake": "woke", "wear": "wore", "win": "won", "write": "wrote",
+    "be": "was", "become": "became", "begin": "began", "buy": "bought", "choose": "chose", "come": "came", "deal":
+    "dealt", "do": "did", "feed": "fed", "find": "found", "get": "got", "give": "gave", "go": "went", "grow":
+    "grew", "have": "had", "keep": "kept", "know": "knew", "lead": "led", "leave": "left", "lie": "lay", "make":
+    "made", "meet": "met", "owe": "owed", "run": "ran", "say": "said", "see": "saw", "sell": "sold", "sit": "sat",
+    "sleep": "slept", "speak": "spoke", "spend": "spent", "stand": "stood", "take": "took", "teach": "taught",
+    "tell": "told", "think": "thought", "wake": "woke", "wear": "wore", "win": "won", "write": "wrote",
 }  # fmt: skip
 
 
@@ -119,7 +119,6 @@ class _Verb(NamedTuple):
 
 class _Choice(NamedTuple):
     ways: tuple[tuple[_Node, ...], ...]
-    needs: tuple[frozenset[str], ...]  # of each way, the slots that it cannot do without
 
 
 _Node = str | _Slot | _Verb | _Choice
@@ -147,7 +146,7 @@ def _sequence(tokens: list[str], at: int) -> tuple[tuple[_Node, ...], int]:
             while tokens[at] != "]":
                 way, at = _sequence(tokens, at + 1)
                 ways.append(way)
-            nodes.append(_Choice(tuple(ways), tuple(needs(way) for way in ways)))
+            nodes.append(_Choice(tuple(ways)))
         elif token[0] == "{":
             name = token[1:-1]
             nodes.append(_Slot(name.removeprefix("a "), name.startswith("a ")))
@@ -159,15 +158,34 @@ def _sequence(tokens: list[str], at: int) -> tuple[tuple[_Node, ...], int]:
     return tuple(nodes), at
 
 
-def needs(nodes: tuple[_Node, ...]) -> frozenset[str]:
-    """The slots that these parts cannot do without: a choice needs what every one of its ways needs."""
+@cache
+def needs(template: str) -> frozenset[str]:
+    """The slots that a template cannot do without: a choice needs what every one of its ways needs."""
+    return _needs(parse(template))
+
+
+def _needs(nodes: tuple[_Node, ...]) -> frozenset[str]:
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, _Slot):
             found.add(node.name)
         elif isinstance(node, _Choice):
-            found |= frozenset.intersection(*node.needs)
+            found |= frozenset.intersection(*map(_needs, node.ways))
     return frozenset(found)
+
+
+def can_be_filled(template: str, slots: Set[str]) -> bool:
+    """Whether there is a way through the template that asks for no other slots than these."""
+    return _fits(parse(template), slots)
+
+
+def _fits(nodes: tuple[_Node, ...], slots: Set[str]) -> bool:
+    return all(
+        node.name in slots
+        if isinstance(node, _Slot)
+        else not isinstance(node, _Choice) or any(_fits(way, slots) for way in node.ways)
+        for node in nodes
+    )
 
 
 @dataclass
@@ -200,5 +218,4 @@ def _render(nodes: tuple[_Node, ...], rng: random.Random, voice: Voice, parts: l
             plural = {"*": voice.plural, "^": voice.plural, "~": voice.pronoun_plural, "+": False, "&": True}[node.mark]
             parts.append(conjugate(node.lemma, plural=plural, past=voice.past or node.mark == "^"))
         else:
-            ways = [way for way, need in zip(node.ways, node.needs, strict=True) if need <= voice.slots.keys()]
-            _render(pick(rng, ways), rng, voice, parts)
+            _render(pick(rng, [way for way in node.ways if _fits(way, voice.slots.keys())]), rng, voice, parts)

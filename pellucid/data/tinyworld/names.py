@@ -64,7 +64,7 @@ ANIMALS = _words(
 COLOURS = _words("red blue green yellow white black purple orange brown grey pink silver golden")
 
 FAVOURITES = _words(
-    "plum cake, cherry pie, chess, honey, dancing, ginger tea, onion soup, snow, gingerbread, skating, rowing, "
+    "plum cake, cherry pie, chess, honey, dancing, ginger tea, onion soup, rice pudding, gingerbread, skating, rowing, "
     "singing, apple cider, blackberry jam, mint tea, sunshine, fishing, toast, soft cheese, pear tart, swimming, "
     "moonlight, lemon cake, cold milk, whistling, pea soup, almond bread, hot cocoa, knitting, carving",
     ", ",

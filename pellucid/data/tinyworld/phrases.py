@@ -32,7 +32,7 @@ VERBS = [
     #
     "^be born in {born}",
     "^come into the world in {born}",
-    "[^see|^see for the first time] the light of day in {born}",
+    "^see the light of day[| for the first time] in {born}",
     "*be a child of the year {born}",
     "*give {born} as the year of {his} birth",
     "^be born in {birthplace}",

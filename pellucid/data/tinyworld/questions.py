@@ -75,7 +75,7 @@ class Asker:
         ]
         fit = [template for template in fit if not re.search(r"(find|pleases|Who taught|belongs to) \{s\}", template)]
         text = self._word(pick(self.rng, fit), entity, question.answer or "", words, carried=False)
-        return replace(question, text=pick(self.rng, ("And ", "")) + text)
+        return replace(question, text=pick(self.rng, (f"And {text[0].lower()}{text[1:]}", text)))
 
     def _open(self, relation: str, entity: Entity, template: str, sort: str) -> Question:
         return Question(self._word(template, entity, ""), None, (), entity.name, relation, sort)

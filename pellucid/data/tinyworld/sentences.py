@@ -13,14 +13,13 @@ from pellucid.data.tinyworld.grammar import (
     SHE,
     Voice,
     needs,
-    parse,
     pick,
     possessive,
     render,
     sentence,
     shuffled,
 )
-from pellucid.data.tinyworld.world import LATE, Entity, Fact, Person
+from pellucid.data.tinyworld.world import COMPANIONS, LATE, Entity, Fact, Person
 
 RELATIONS = frozenset(phrases.LABELS) | frozenset(LATE)
 Pieces = dict[str, list[tuple[str, frozenset[str]]]]
@@ -29,7 +28,7 @@ Pieces = dict[str, list[tuple[str, frozenset[str]]]]
 def _by_relation(templates: Sequence[str]) -> Pieces:
     found: Pieces = {relation: [] for relation in RELATIONS}
     for template in templates:
-        wanted = needs(parse(template)) & RELATIONS
+        wanted = needs(template) & RELATIONS
         for relation in wanted:
             found[relation].append((template, wanted))
     return found
@@ -74,6 +73,7 @@ FRAMES = [
     "one thing is [certain|sure|well known]: {s} {V1}",
     "that {s} {V1} is [no secret|known to all|easily said]",
 ]
+REPORTED_FRAMES = ["{s} {V1}", "{s} {V1} and {V2}", "{W1}", "{name}, {N1}, {V1}", "{name}, who {V1}, {V2}"]
 UNLIKE = [
     "{s} {V1}, [but|while|whereas] {other} {O1}",
     "unlike {other}, who {O1}, {s} {V1}",
@@ -136,33 +136,45 @@ class Teller:
             if comparable and self.rng.random() < self.style.compare_rate:
                 self._compare(entity, left, pick(self.rng, comparable))
             elif self.style.reports and self.rng.random() < self.style.report_rate:
-                clause = self._frame(entity, left, PLAIN_FRAMES)
-                self.sentences.append(sentence(self._say(pick(self.rng, self.style.reports), entity, {"c": clause})))
+                clause = self._frame(entity, left, REPORTED_FRAMES)
+                report, _ = self._say(pick(self.rng, self.style.reports), entity, {"c": clause})
+                self.sentences.append(sentence(report))
             else:
                 self.sentences.append(sentence(self._frame(entity, left, self.style.frames)))
             if self.style.fillers and self.rng.random() < self.style.filler_rate:
                 self.fill(entity, pick(self.rng, self.style.fillers))
 
-    def fill(self, entity: Entity, template: str, slots: Mapping[str, str] | None = None) -> None:
-        """A sentence that states no fact of its own (an opening, an aside, an end)."""
-        if text := self._say(template, entity, slots or {}):
+    def fill(
+        self,
+        entity: Entity,
+        template: str,
+        words: Mapping[str, str] | None = None,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> None:
+        """A sentence between the facts (an opening, an aside, a step of a story); it tells those of `facts` it uses."""
+        facts = facts or {}
+        text, used = self._say(
+            template, entity, {**(words or {}), **{slot: fact.value for slot, fact in facts.items()}}
+        )
+        self.facts += [facts[slot] for slot in sorted(used & facts.keys()) if facts[slot] not in self.facts]
+        if text:
             self.sentences.append(sentence(text))
 
     def leave_open(self, entity: Entity, relation: str) -> None:
         """Say that the world does not know this."""
-        self.sentences.append(sentence(self._say(pick(self.rng, phrases.UNKNOWN[relation]), entity, {})))
+        self.fill(entity, pick(self.rng, phrases.UNKNOWN[relation]))
         self.left_open.append((entity.name, relation))
 
     def text(self) -> str:
         return self.style.join.join(self.sentences)
 
-    def _say(self, template: str, entity: Entity, slots: Mapping[str, str]) -> str:
-        voice = self._voice(entity, named="name" in needs(parse(template)))
+    def _say(self, template: str, entity: Entity, slots: Mapping[str, str]) -> tuple[str, set[str]]:
+        voice = self._voice(entity, named="name" in needs(template))
         voice.slots = {**voice.slots, **slots}
         text = render(template, self.rng, voice)
         if "name" in voice.used or "name's" in voice.used or "s" in voice.used:
             self._named = entity.name
-        return text
+        return text, voice.used
 
     def _voice(self, entity: Entity, *, named: bool, pronoun: bool = False) -> Voice:
         """The slots of the grammar, with the subject as it can be named at this point of the text."""
@@ -214,25 +226,35 @@ class Teller:
         return frame, pieces
 
     def _fill_frame(self, frame: str, pieces: dict[str, str], entity: Entity, left: dict[str, Fact]) -> str:
-        wanted = needs(parse(frame))
+        wanted = needs(frame)
         opens_with_clause = frame.startswith("{W1}")
         named = "name" in wanted or (opens_with_clause and _names(pieces["W1"]))
         voice = self._voice(entity, named=named)
         self._named = entity.name
         values = self._values(left)
+        if unclear := self._pronoun_unclear(entity, pieces, left):
+            voice.slots = {**voice.slots, "he": voice.slots["name"]}
+            voice.pronoun_plural = False
         slots = dict(voice.slots)
         for place, template in pieces.items():
-            inner = self._piece_voice(entity, place, voice, opens_with_clause)
+            inner = self._piece_voice(entity, place, voice, opens_with_clause, unclear)
             inner.slots = {**inner.slots, **values}
             slots[place] = render(template, self.rng, inner)
             for relation in inner.used & left.keys():
                 self.facts.append(left.pop(relation))
         voice.slots = slots
+        if unclear:
+            self._named = ""
         return render(frame, self.rng, voice)
 
-    def _piece_voice(self, entity: Entity, place: str, voice: Voice, opens_with_clause: bool) -> Voice:
+    def _pronoun_unclear(self, entity: Entity, pieces: Mapping[str, str], left: Mapping[str, Fact]) -> bool:
+        """Whether a pronoun after these pieces could also mean the other person of whom they tell."""
+        told = frozenset[str]().union(*(needs(template) for template in pieces.values())) & frozenset(COMPANIONS)
+        return any(self.entities[left[relation].value].pronouns == entity.pronouns for relation in told)
+
+    def _piece_voice(self, entity: Entity, place: str, voice: Voice, opens_with_clause: bool, unclear: bool) -> Voice:
         if place[0] == "W" and not (place == "W1" and opens_with_clause):
-            return self._voice(entity, named=False, pronoun=True)
+            return self._voice(entity, named=unclear, pronoun=not unclear)
         plural = voice.pronoun_plural if place[0] == "H" else voice.plural
         return Voice(voice.slots, plural=plural, pronoun_plural=voice.pronoun_plural, past=voice.past)
 
@@ -250,7 +272,7 @@ class Teller:
         fact = left[other.relation]
         frame = pick(self.rng, ALIKE if fact.value == other.value else UNLIKE)
         alone = [template for template, tells in PIECES["V"][fact.relation] if tells == {fact.relation}]
-        one = self._voice(entity, named="name" in needs(parse(frame)))
+        one = self._voice(entity, named="name" in needs(frame))
         two = self._voice(self.entities[other.subject], named=True)
         slots = {**one.slots, "other": other.subject}
         for place, source, voice in (("V1", fact, one), ("H1", fact, one), ("O1", other, two)):
@@ -268,7 +290,7 @@ class Teller:
 
 
 def _names(template: str) -> bool:
-    return bool(needs(parse(template)) & {"name", "name's"})
+    return bool(needs(template) & {"name", "name's"})
 
 
 def role_of(entity: Entity) -> str:

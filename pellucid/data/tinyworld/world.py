@@ -100,10 +100,11 @@ class Making:
             taken.add(name)
             people.append(Person(name, "person", pronouns, first_name=first, held_out=held_out[index]))
         nobody: list[str] = []
+        any_first = [*firsts[SHE], *firsts[HE]]
         used, spare = surnames[:count], surnames[count : 2 * count] or surnames
         while len(nobody) < 5 * count:
             # Half of them recombine the names of others, half have a surname that nobody has.
-            name = f"{pick(rng, firsts[SHE] + firsts[HE])} {pick(rng, pick(rng, [used, spare]))}"
+            name = f"{pick(rng, any_first)} {pick(rng, pick(rng, [used, spare]))}"
             if name not in taken:
                 taken.add(name)
                 nobody.append(name)
@@ -135,9 +136,8 @@ class Making:
         for pupil in pupils:
             teacher = pick(rng, people[: 2 * len(pairs)])
             self.tell(pupil, "teacher", teacher)
-            home, trade = self.value(teacher, "home"), self.value(teacher, "trade")
-            assert home and trade
-            self._settle(pupil, born[teacher] + 9 + int(rng.random() * 9), home, trade)
+            same = {fact.relation: fact.value for fact in self.facts if fact.subject == teacher}
+            self._settle(pupil, born[teacher] + 9 + int(rng.random() * 9), same["home"], same["trade"])
 
     def _settle(self, person: str, born: int, home: str, trade: str) -> None:
         rng = self.rng
@@ -154,7 +154,7 @@ class Making:
         What the facts of others give away is not left open: who married whom, the trade of teachers and pupils.
         """
         pets = shuffled(self.rng, names.PETS)
-        pets += [title + pet for title in names.PET_TITLES for pet in pets]
+        pets = [title + pet for title in names.PET_TITLES for pet in pets]
         taught = {fact.subject: fact.value for fact in self.facts if fact.relation == "teacher"}
         for index, person in enumerate(self.people):
             gone: tuple[str, ...] = ()
