@@ -102,7 +102,7 @@ def compare(
 def turn_end(tokenizer: Tokenizer) -> int:
     """The token with which a conversation that is learnt from ends the assistant's turn."""
     probe = tokenizer.apply_chat_template([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}])
-    ids, said = with_ends(probe.ids, probe.assistant_mask, tokenizer)
+    ids, said = with_ends(probe.ids, probe.assistant_mask, tokenizer.stop_ids)
     return next(token for token, own in zip(reversed(ids), reversed(said), strict=True) if own)
 
 

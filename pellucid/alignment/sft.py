@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from pellucid.alignment.before_after import Question, turn_end
+from pellucid.alignment.before_after import Question
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.templates import with_template
 from pellucid.checkpoints.describe import describe
@@ -58,7 +58,6 @@ def read_data(
     if context > longest:
         raise InputError(f"data.context = {context}: {recipe.base} holds at most {longest} tokens; make it smaller")
     tokenizer = with_template(base.tokenizer)
-    check_end(tokenizer, recipe.base)
 
     def shards(
         part: str, names: Sequence[str], whose: Tokenizer, kind: Literal["conversation", "text"] = "conversation"
@@ -91,16 +90,6 @@ def read_data(
         questions[: max(recipe.report.questions, len(recipe.report.prompts))],
         counts + conversations.counts,
     )
-
-
-def check_end(tokenizer: Tokenizer, name: str) -> None:
-    """`InputError` if generation would not stop at what the chat template ends a turn with (promise D5)."""
-    end = turn_end(tokenizer)
-    if end not in tokenizer.stop_ids:
-        raise InputError(
-            f"{name}: its chat template ends a turn with {tokenizer.decode([end])!r}, at which nothing stops, and its "
-            "tokenizer has no end of text: name one as eos_token in its tokenizer_config.json"
-        )
 
 
 def prompts(recipe: SFTRecipe, tokenizer: Tokenizer) -> Iterator[Question]:
