@@ -22,7 +22,8 @@ def load(
 ) -> tuple[Decoder, Tokenizer]:
     """The model and the tokenizer called `name_or_path`, ready to run (`model.eval()`).
 
-    name_or_path: a Hugging Face folder, a `.gguf` file, a packaged name (`smollm2`) or a hub id (`owner/name`).
+    name_or_path: a Hugging Face folder, a run folder (the model that the run has come to), a `.gguf` file, a packaged
+    name (`smollm2`) or a hub id (`owner/name`).
     dtype: "auto" for the checkpoint's own (float32 when it is quantised), "float32", "bfloat16" or "float16".
 
     Raises `InputError` that names what is wrong: the name, the file, the tensor.

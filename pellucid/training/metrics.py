@@ -10,16 +10,13 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pellucid.checkpoints.atomic import refused
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from pellucid.training.board import Board
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 KEPT = "make room and resume the run: its checkpoints and the metrics so far are there"
@@ -35,7 +32,7 @@ class Metrics:
 
     def __init__(self, folder: Path, resumed_at: int | None, tensorboard: bool = True) -> None:
         self.path = folder / METRICS
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         try:
             cut(self.path, resumed_at)
             self._file = self.path.open("ab", buffering=0)
@@ -56,10 +53,8 @@ class Metrics:
                 line = line[self._file.write(line) :]
             if self._board is not None:
                 for name, value in values.items():
-                    if isinstance(value, str):
-                        self._board.add_text(name, value, step)
-                    elif value is not None:
-                        self._board.add_scalar(name, value, step)
+                    if value is not None:
+                        self._board.add(step, name, value)
                 self._board.flush()
         except OSError as error:
             raise refused(self.path, error, KEPT) from error
@@ -68,8 +63,7 @@ class Metrics:
         """Nothing is pending: each line has been written when `log` returned."""
         self._file.close()
         if self._board is not None:
-            with suppress(OSError):  # `log` has said it
-                self._board.close()
+            self._board.close()
 
     def __enter__(self) -> Metrics:
         return self
@@ -118,7 +112,7 @@ def _finite(value: float | str | None) -> float | str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _open_tensorboard(folder: Path, resumed_at: int | None) -> SummaryWriter | None:
+def _open_tensorboard(folder: Path, resumed_at: int | None) -> Board | None:
     """A writer whose readers forget what an earlier process wrote of steps that now come again."""
     if find_spec("tensorboard") is None:
         warnings.warn(
@@ -127,6 +121,4 @@ def _open_tensorboard(folder: Path, resumed_at: int | None) -> SummaryWriter | N
             stacklevel=3,
         )
         return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=0 if resumed_at is None else resumed_at + 1)
+    return Board(folder, first=0 if resumed_at is None else resumed_at + 1)

@@ -84,6 +84,19 @@ def test_what_is_cut_is_whole_lines_up_to_the_step(
     assert read_metrics(folder) == [lines[place] for place in kept]
 
 
+@pytest.mark.parametrize("limit", range(50, 400, 50))
+def test_a_full_disk_is_nothing_but_one_sentence(limit: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whichever of the two files it is that does not fit."""
+    with (
+        largest_file(limit),
+        pytest.raises(PellucidError, match=r"could not be written"),
+        Metrics(tmp_path, None) as log,
+    ):
+        for step in range(100):
+            log.log(step, loss=0.123456789)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after_it(tmp_path: Path) -> None:
     with plain(tmp_path) as log:
         with largest_file(200), pytest.raises(PellucidError, match=r"metrics.jsonl could not be written \(.*make room"):
