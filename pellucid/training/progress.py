@@ -144,7 +144,7 @@ class Progress:
 def _bar(status: Status, stream: TextIO) -> RichProgress | None:
     """None where nothing can move: a file, a pipe, a terminal that only takes lines.
 
-     "evaluating ━━━━━━ 120/1,000 loss 3.218, 3,120 tokens/s, MFU 61 % 4 min 2 s left".
+    "evaluating ━━━━━━ 120/1,000 loss 3.218, 3,120 tokens/s, MFU 61 % 4 min 2 s left".
     """
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
