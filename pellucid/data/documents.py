@@ -47,34 +47,41 @@ def document_end(tokenizer: Tokenizer) -> int:
 
 
 def conversation_documents(records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[Document | BadRecord]:
-    """Conversations as documents; a `BadRecord` in the place of one that the chat template cannot show."""
+    """Conversations as documents; a `BadRecord` in the place of one that the chat template cannot show.
+
+    Raises `InputError` for a tokenizer with no token that stops generation.
+    """
+    stops = tokenizer.stop_ids
+    if not stops:
+        raise InputError("the tokenizer has no token that ends a turn: give it an eos_token, such as <|im_end|>")
     for record in records:
         try:
             chat = tokenizer.apply_chat_template(record.content["messages"], tools=record.content.get("tools"))
-            ids, mask = with_ends(chat.ids, chat.assistant_mask, tokenizer)
+            mask = chat.assistant_mask
         except InputError as error:
             yield BadRecord(record.place, "refused by the chat template", str(error))
             continue
         if any(mask):
-            yield Document(ids, mask, record.place)
+            yield Document(*with_ends(chat.ids, mask, stops), record.place)
         else:
             sentence = "nothing in it was said by the assistant, so there is nothing to learn; expected a message"
             yield BadRecord(record.place, "nothing to learn", f"{sentence} with the role 'assistant'")
 
 
-def with_ends(ids: list[int], mask: list[bool], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-    """The mask with the token that ends each turn of the assistant, which a template's own marks may leave out.
+def with_ends(ids: list[int], mask: list[bool], stops: Sequence[int]) -> tuple[list[int], list[bool]]:
+    """The ids and the mask with the token that ends each turn of the assistant.
 
-    Where the template ends the last turn with nothing that stops generation, the end of text is added.
+    A template's own marks may leave it out of the mask. Where the template ends the last turn with nothing that stops
+    generation, the first of `stops` is put there, in place of the scaffold behind it, which teaches nothing.
     """
-    stops, mask = frozenset(tokenizer.stop_ids), list(mask)
+    mask = list(mask)
     for place in range(1, len(ids)):
         if mask[place - 1] and not mask[place] and ids[place] in stops and ids[place - 1] not in stops:
             mask[place] = True
-    end = tokenizer.eos_id
-    if mask and mask[-1] and ids[-1] not in stops and end is not None:
-        return [*ids, end], [*mask, True]
-    return ids, mask
+    behind = len(mask) - mask[::-1].index(True)
+    if ids[behind - 1] in stops:
+        return ids, mask
+    return [*ids[:behind], stops[0]], [*mask[:behind], True]
 
 
 class Kind(NamedTuple):
