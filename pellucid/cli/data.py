@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pellucid.cli.data_show import show
+from pellucid.cli.data_world import world
 from pellucid.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 app = typer.Typer(help="Check training data, and see what a model is trained on.", no_args_is_help=True)
+app.command()(show)
+app.command()(world)
 
 HEARTBEAT = 10  # seconds
 BAD = 2  # the exit status where there is a problem

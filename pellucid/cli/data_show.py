@@ -1,0 +1,133 @@
+"""`pellucid data show`: rows as a recipe trains on them, with what is learnt from in colour (promise D6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.errors import InputError
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from pellucid.data.examples import Examples, Rows
+    from pellucid.data.shown import Span
+    from pellucid.tokenizer.tokenizer import Tokenizer
+
+LEARNT, SPECIAL, REST, BORDER = "bold green", "cyan", "dim", "yellow"
+OPEN, CLOSE = "⟦", "⟧"  # around what is learnt from, where there are no colours
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a run reads: its rows, the tokenizer that made them, and the records by what became of them."""
+
+    rows: Rows
+    tokenizer: Tokenizer
+    counts: Counter[str]
+
+
+def show(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of a run: pellucid pretrain's or pellucid sft's.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Fields to set, as a.b=value.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many rows.")] = 3,
+    first: Annotated[
+        int, typer.Option("--first", min=0, help="The row to begin with; step s reads from row (s - 1) x batch on.")
+    ] = 0,
+) -> None:
+    """Show rows as the model is trained on them: documents, borders, padding, and the tokens that it learns from.
+
+    These are the very rows of the run, read from the same shards, which are made first if they are not there.
+    Example: pellucid data show recipes/sft-smollm2.yaml data.context=256 -n 2
+    """
+    from rich.console import Console
+
+    from pellucid.cli.running import note
+
+    material = read_material(recipe, overrides or [])
+    rows = material.rows
+    note(f"rows of {rows.context:,} tokens, {len(rows):,} an epoch; records {said(material.counts)}")
+    examples = rows.read(range(first, first + number))
+    console = Console()
+    for row in range(number):
+        print_row(examples, row, first + row, material.tokenizer, console)
+    print_sum(examples, console)
+
+
+def read_material(path: Path, overrides: list[str]) -> Material:
+    """The rows of a recipe. Raises InputError for a recipe or data that cannot be used."""
+    from pellucid.alignment.recipe import SFTRecipe
+    from pellucid.alignment.sft import read_data
+    from pellucid.cli.running import note
+    from pellucid.training.recipe import read_recipe
+
+    if not is_fine_tuning(path):
+        raise InputError("later")
+    data = read_data(read_recipe(path, overrides, SFTRecipe), say=note)
+    return Material(data.rows, data.tokenizer, data.counts)
+
+
+def is_fine_tuning(path: Path) -> bool:
+    """Whether the recipe names a base model; one that cannot be read is left to `read_recipe`, which says why."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "base" in content
+
+
+def said(counts: Counter[str]) -> str:
+    return ", ".join(f"{what} ({count:,})" for what, count in sorted(counts.items()) if count) or "none counted"
+
+
+def print_row(examples: Examples, row: int, index: int, tokenizer: Tokenizer, console: Console) -> None:
+    """A row: a line about it, then each piece of a document under a line about that."""
+    from pellucid.data.shown import pieces_of, spans_of
+
+    pieces = pieces_of(examples, row)
+    context = examples.tokens.shape[1]
+    used = sum(len(piece.tokens) for piece in pieces)
+    supervised = sum(piece.supervised for piece in pieces)
+    line = f"row {index:,}: {context:,} tokens, {supervised:,} learnt from, {context - used:,} padding"
+    console.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for number, piece in enumerate(pieces, 1):
+        begins = f" from its token {piece.position:,} on" if piece.position else ""
+        border = (
+            f"── document {number} of {len(pieces)}{begins}: {len(piece.tokens):,} tokens, {piece.supervised:,} learnt"
+        )
+        console.print(border, style=BORDER, highlight=False, markup=False, soft_wrap=True)
+        console.print(in_colour(spans_of(piece, tokenizer), console.is_terminal), soft_wrap=True, highlight=False)
+
+
+def in_colour(spans: Iterator[Span], terminal: bool) -> Text:
+    """What is learnt from in green, control tokens underlined; without a terminal, between ⟦ and ⟧."""
+    from rich.text import Text
+
+    text, inside = Text(), False
+    for span in spans:
+        if not terminal and span.learnt != inside:
+            text.append(OPEN if span.learnt else CLOSE)
+            inside = span.learnt
+        style = LEARNT if span.learnt else SPECIAL if span.special else REST
+        text.append(span.text, f"{style} underline" if span.special else style)
+    if inside and not terminal:
+        text.append(CLOSE)
+    return text
+
+
+def print_sum(examples: Examples, console: Console) -> None:
+    from pellucid.layers.batch import PADDING
+
+    tokens, padding = examples.tokens.numel(), int((examples.documents == PADDING).sum())
+    supervised = examples.supervised
+    line = f"in all {tokens:,} tokens: {supervised:,} learnt from ({supervised / tokens:.0%}), {padding:,} padding"
+    console.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
