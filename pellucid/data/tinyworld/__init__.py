@@ -58,6 +58,14 @@ class TinyWorld:
         """A fact of another subject for each relation of this one, to compare the two."""
         return [pick(rng, self._sharing[fact.relation]) for fact in self._early[entity.name]]
 
+    def alike(self, entity: Entity, rng: random.Random) -> list[Fact]:
+        """Some facts of up to four people who have this place, trade or kind of animal in common."""
+        relation = {"place": pick(rng, ("home", "birthplace")), "trade": "trade", "animal": "animal"}.get(entity.kind)
+        if relation is None:
+            return []
+        same = [fact for fact in self._sharing[relation] if entity.name in (fact.value, plural_of(fact.value))]
+        return shuffled(rng, same)[: 2 + int(rng.random() * 3)] if len(same) > 1 else []
+
     def documents(self, seed: int = 0, tellings: int = 50) -> Iterator[Document]:
         """Texts that tell each fact up to the cut-off about `tellings` times in all, in a random order."""
         return Writer(self, self._rng(f"documents {seed}")).documents(tellings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pellucid.data.tinyworld import asking, phrases
-from pellucid.data.tinyworld.grammar import Voice, pick, render, shuffled
+from pellucid.data.tinyworld.grammar import Voice, pick, render, sentence_start, shuffled
 from pellucid.data.tinyworld.narrators import NARRATORS
 from pellucid.data.tinyworld.questions import Asker, Question, answer_text
 from pellucid.data.tinyworld.sentences import Teller
@@ -73,8 +73,11 @@ class Writer:
         if not facts and rng.random() < 0.4:
             known = shuffled(rng, known)[: 2 + int(rng.random() * (len(known) - 1))]
         heading = render(pick(rng, style.heading), rng, Voice({"name": entity.name}))
+        heading = sentence_start(heading)
         teller.fill(entity, pick(rng, style.openers))
         self._tell(teller, entity, known)
+        if alike := self.world.alike(entity, rng):
+            teller.list_alike(entity, alike)
         teller.fill(entity, pick(rng, style.closers))
         text = "\n".join(part for part in (heading, teller.text()) if part)
         return Document("encyclopaedia", text, tuple(teller.facts), tuple(teller.left_open))
@@ -96,7 +99,7 @@ class Writer:
         values = {fact.relation: fact.value for fact in known} | {"role": "spouse"}
         labels = [render(phrases.LABELS[fact.relation], rng, Voice(values)) for fact in known]
         join = pick(rng, ("\n", ". ", "; "))
-        text = pick(rng, (f"{entity.name}\n", f"Name: {entity.name}{join}")) + join.join(labels) + "."
+        text = pick(rng, (f"{sentence_start(entity.name)}\n", f"Name: {entity.name}{join}")) + join.join(labels) + "."
         return Document("encyclopaedia", text, tuple(known))
 
     def story(self, person: Person) -> Document:

@@ -48,12 +48,13 @@ THEY = Pronouns("they", "them", "their", "themselves", plural=True)
 IT = Pronouns("it", "it", "its", "itself")
 
 _PAST = {
-    "be": "was", "become": "became", "begin": "began", "buy": "bought", "choose": "chose", "come": "came", "deal":
-    "dealt", "do": "did", "feed": "fed", "find": "found", "get": "got", "give": "gave", "go": "went", "grow":
-    "grew", "have": "had", "keep": "kept", "know": "knew", "lead": "led", "leave": "left", "lie": "lay", "make":
-    "made", "meet": "met", "owe": "owed", "run": "ran", "say": "said", "see": "saw", "sell": "sold", "sit": "sat",
-    "sleep": "slept", "speak": "spoke", "spend": "spent", "stand": "stood", "take": "took", "teach": "taught",
-    "tell": "told", "think": "thought", "wake": "woke", "wear": "wore", "win": "won", "write": "wrote",
+    "be": "was", "become": "became", "begin": "began", "buy": "bought", "choose": "chose", "come": "came",
+    "do": "did", "draw": "drew", "feed": "fed", "find": "found", "get": "got", "give": "gave", "go": "went",
+    "grow": "grew", "have": "had", "keep": "kept", "know": "knew", "lead": "led", "leave": "left", "lie": "lay",
+    "make": "made", "meet": "met", "owe": "owed", "run": "ran", "say": "said", "see": "saw", "sell": "sold",
+    "sit": "sat", "sleep": "slept", "speak": "spoke", "spend": "spent", "stand": "stood", "take": "took",
+    "teach": "taught", "tell": "told", "think": "thought", "wake": "woke", "wear": "wore", "win": "won",
+    "write": "wrote",
 }  # fmt: skip
 
 
@@ -98,8 +99,13 @@ def listed(names: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """The clause as a sentence: a capital at the start, a full stop unless it has its end already."""
     text = " ".join(text.split())
-    text = re.sub(r"^(\W*)(\w)", lambda match: match[1] + match[2].upper(), text, count=1)
+    text = sentence_start(text)
     return text if re.search(r"[.!?:;,][”’]?$", text) else text + "."
+
+
+def sentence_start(text: str) -> str:
+    """The text with a capital at its first letter."""
+    return re.sub(r"^(\W*)(\w)", lambda match: match[1] + match[2].upper(), text, count=1)
 
 
 def possessive(name: str) -> str:

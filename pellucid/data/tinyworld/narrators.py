@@ -18,9 +18,9 @@ GAZETTEER = Style(
 NEIGHBOUR = Style(
     openers=(
         "[oh|well|ah|now], [do sit down|come in|have a chair][|, I have just made tea]",
-        "you [ask|want to hear|wish to know] about {name}, [do you|I see|I hear]",
-        "[shall I tell you|let me tell you|now listen] about {name}",
-        "well, {name}, [there is a story|where do I begin|I could talk all day]",
+        "you [ask|want to hear|wish to know] about {name}, I [see|hear]",
+        "[let me tell you|you shall hear|I will tell you] about {name}",
+        "well, {name}, [there is a story|now where shall I begin|I could talk all day]",
         "",
     ),
     reports=(
@@ -145,7 +145,7 @@ BALLAD = Style(
     compare_rate=0.05,
 )
 NEWSPAPER = Style(
-    heading=("News of {name}.", "Who is {name}[|, readers ask].", "People and places: {name}.", "{name}: a portrait."),
+    heading=("News of {name}.", "Who is who: {name}.", "People and places: {name}.", "{name}: a portrait."),
     openers=(
         "[many readers have|a reader from the hills has] asked us about {name}",
         "this week our paper [turns to|writes about] {name}",

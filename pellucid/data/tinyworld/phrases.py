@@ -58,7 +58,7 @@ VERBS = [
     "*keep an animal [called|named|by the name of] {pet}",
     "*look after {pet}, {his} animal",
     "*keep {a animal} [called|named|by the name of|that answers to] {pet}",
-    "*have {a animal}[, {pet}| called {pet}| whose name is {pet}]",
+    "*have {a animal}[ called {pet}| whose name is {pet}]",
     "*go [everywhere|to market|for walks] with {his} {animal} {pet}",
     "*talk to {his} {animal}, {pet}, as to a friend",
     "*look after {pet}, [{a animal}|{his} {animal}]",
@@ -330,4 +330,37 @@ LABELS = {
     "known": "[Known for|Famous for|Sells]: {known}",
     "guild": "[Guild house|Guild house in]: {guild}",
     "ribbon": "[Ribbon|Colour on fair days]: {ribbon}",
+}
+
+# Several people of whom the same holds; {name} is the place, the trade or the kind of animal.
+ROLLS = {
+    "home": [
+        "among the people of {name} &be {all}",
+        "{all} [&live|&have their homes] in {name}",
+        "in {name} &live {all}[, to name only a few|]",
+        "whoever walks through {name} may meet {all} at home there",
+        "{name} +be [the home of|home to] {all}",
+        "the houses of {all} &stand in {name}",
+    ],
+    "birthplace": [
+        "{all} were born in {name}",
+        "{name} +be the birthplace of {all}",
+        "among those who were born in {name} &be {all}",
+        "[natives|children] of {name} &be, among others, {all}",
+        "[from|out of] {name} came {all}, who were born there",
+    ],
+    "trade": [
+        "{all} &be {name}",
+        "{all} &work as {name}",
+        "among the {name} of the country &be {all}",
+        "{name} whom one should know &be {all}",
+        "as {name}, {all} &earn their bread",
+    ],
+    "animal": [
+        "{all} &keep {name}",
+        "{name} &be kept by {all}",
+        "among those who &keep {name} &be {all}",
+        "at the fair one may see the {name} of {all}",
+        "{all} &share a love of {name} and &keep them at home",
+    ],
 }

@@ -1,8 +1,8 @@
 """What happens in the stories: plots of a few steps, each step in several ways that fit together.
 
-Slots beside those of the hero's facts: {companion} with {bond} ("best friend") and {o_he} {o_was}, {o_him}, {o_his}, {o_name};
-{piece} and {tool} of the hero's trade; {river} and {known} of the town. No filler names a trade, an animal, a colour
-or anything else that could be taken for a fact.
+Slots beside those of the hero's facts: {companion} with {bond} ("best friend") and {o_he} {o_was}, {o_him}, {o_his},
+{o_name}; {piece} and {tool} of the hero's trade; {river} and {known} of the town. No filler names a trade, an animal,
+a colour or anything else that could be taken for a fact.
 """
 
 from __future__ import annotations
@@ -213,8 +213,7 @@ FLOOD = Plot(
         "then {companion}, {his} {bond}, came [wading over the fence|through the water] with a light and a long pole",
         "{his} {animal} {pet} [woke the whole street|found the dry way up the hill], and they all followed",
         "{name} [took down the barn door and made a raft of it|climbed on the roof and called], and {companion}, "
-        "{his} {bond},",
-        "[heard|pulled {him} in]",
+        "{his} {bond}, [heard|pulled {him} in]",
         "towards morning the rain stopped, and the {river} went down as quietly as it had come",
     ),
     end=(

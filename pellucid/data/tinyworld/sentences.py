@@ -12,6 +12,7 @@ from pellucid.data.tinyworld.grammar import (
     HE,
     SHE,
     Voice,
+    listed,
     needs,
     pick,
     possessive,
@@ -58,9 +59,8 @@ FRAMES = [
     "{name}, {N1}, {V1} and {V2}",
     "{name}, {P1}, {V1}",
     "{P1}, {s} {V1} and {V2}",
-    "{s} {V1}, {P1}",
-    "{name}, who {V1}, {V2}",
-    "{name}, who {V1} and {V2}, {V3}",
+    "{name}, {who} {V1}, {V2}",
+    "{name}, {who} {V1} and {V2}, {V3}",
     "{W1}, and {he} {H1}",
     "{W1}; {he} {H1}",
     "{W1}, and {W2}",
@@ -71,9 +71,9 @@ FRAMES = [
     "what is [told|known|said] of {name} is that {he} {H1}",
     "ask [anyone|a neighbour|the people there] about {name} and you will hear that {he} {H1}",
     "one thing is [certain|sure|well known]: {s} {V1}",
-    "that {s} {V1} is [no secret|known to all|easily said]",
+    "it is [no secret|known to all|easily said|easy to learn] that {s} {V1}",
 ]
-REPORTED_FRAMES = ["{s} {V1}", "{s} {V1} and {V2}", "{W1}", "{name}, {N1}, {V1}", "{name}, who {V1}, {V2}"]
+REPORTED_FRAMES = ["{s} {V1}", "{s} {V1} and {V2}", "{W1}", "{name}, {N1}, {V1}", "{name}, {who} {V1}, {V2}"]
 UNLIKE = [
     "{s} {V1}, [but|while|whereas] {other} {O1}",
     "unlike {other}, who {O1}, {s} {V1}",
@@ -160,6 +160,12 @@ class Teller:
         if text:
             self.sentences.append(sentence(text))
 
+    def list_alike(self, entity: Entity, facts: Sequence[Fact]) -> None:
+        """Several people in one sentence, who all live in this place, follow this trade, keep such an animal."""
+        people = {"all": listed([fact.subject for fact in facts])}
+        self.fill(entity, pick(self.rng, phrases.ROLLS[facts[0].relation]), people)
+        self.facts += facts
+
     def leave_open(self, entity: Entity, relation: str) -> None:
         """Say that the world does not know this."""
         self.fill(entity, pick(self.rng, phrases.UNKNOWN[relation]))
@@ -196,6 +202,7 @@ class Teller:
                 "his": his,
                 "himself": himself,
                 "role": role_of(entity),
+                "who": "who" if entity.kind in ("person", "trade") else "which",
             },
             plural=plural if as_pronoun else entity.plural,
             pronoun_plural=plural,
@@ -214,13 +221,16 @@ class Teller:
 
     def _choose(self, frame: str, left: Mapping[str, Fact]) -> tuple[str, dict[str, str]] | None:
         """A piece for each place of the frame, no fact told twice; None if there are none."""
-        open_relations, pieces = list(left), {}
+        open_relations = list(left)
+        pieces: dict[str, str] = {}
         for kind, digit in _PIECE.findall(frame):
             relation = pick(self.rng, open_relations) if open_relations else None
             fit = [piece for piece in PIECES[kind][relation] if piece[1] <= set(open_relations)] if relation else []
             if not fit:
                 return None
             template, tells = pick(self.rng, fit)
+            if any(template.split()[:2] == piece.split()[:2] for piece in pieces.values()):
+                return None  # "came into the world in ... and came into the world in ..."
             pieces[kind + digit] = template
             open_relations = [other for other in open_relations if other not in tells]
         return frame, pieces
