@@ -34,11 +34,12 @@ class TinyWorld:
         self.trades = tuple(made.trades)
         self.animals = tuple(made.animals)
         self.strangers = (tuple(made.strangers[0]), tuple(made.strangers[1]))
-        self.facts = tuple(made.facts)
+        self.facts = tuple(made.facts.values())
         kinds = [Entity(plural_of(word), "trade", THEY, plural=True) for word in self.trades]
         kinds += [Entity(plural_of(word), "animal", THEY, plural=True) for word in self.animals]
         self.entities: dict[str, Entity] = {entity.name: entity for entity in (*self.people, *self.places, *kinds)}
         self._answers = {(fact.subject, fact.relation): fact.value for fact in self.facts}
+        self.late = tuple(fact for fact in self.facts if fact.date is not None)
         self._early: dict[str, list[Fact]] = {name: [] for name in self.entities}
         self._sharing: dict[str, list[Fact]] = {}
         for fact in self.facts:
@@ -73,7 +74,7 @@ class TinyWorld:
     def late_documents(self, seed: int = 0) -> Iterator[Document]:
         """Texts that tell the facts after the cut-off, each once."""
         writer = Writer(self, self._rng(f"late documents {seed}"))
-        for fact in shuffled(writer.rng, [fact for fact in self.facts if fact.date is not None]):
+        for fact in shuffled(writer.rng, self.late):
             known = [fact] + [other for other in self._early[fact.subject] if other.relation in ("home", "trade")]
             yield writer.entry(self.entities[fact.subject], known)
 
@@ -92,7 +93,7 @@ class TinyWorld:
             return [asker.about(fact) for person in chosen for fact in self._early[person.name]]
         names = {person.name for person in chosen}
         found = [question for person in chosen for question in asker.left_open(person)]
-        found += [asker.about(fact) for fact in self.facts if fact.date is not None and fact.subject in names]
+        found += [asker.about(fact) for fact in self.late if fact.subject in names]
         found += [asker.unheard_of(person) for person in chosen]
         strangers = shuffled(asker.rng, self.strangers[held_out])[: len(chosen)]
         return found + [asker.stranger(name) for name in strangers]

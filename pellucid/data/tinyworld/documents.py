@@ -36,7 +36,9 @@ class Writer:
         self.world = world
         self.rng = rng
         self.asker = Asker(rng, world.entities)
-        self._early = {fact for fact in world.facts if fact.date is None}
+        self._late: dict[str, list[Fact]] = {}
+        for fact in world.late:
+            self._late.setdefault(fact.subject, []).append(fact)
 
     def documents(self, tellings: int) -> Iterator[Document]:
         """Round by round, each subject whose facts are not told often enough is given a text of some kind."""
@@ -118,8 +120,7 @@ class Writer:
         rng = self.rng
         questions = [self.asker.unheard_of(person), *self.asker.left_open(person)]
         questions += [self.asker.stranger(pick(rng, self.world.strangers[0])) for _ in range(2)]
-        late = [fact for fact in self.world.facts if fact.date and fact.subject == person.name]
-        questions += [self.asker.about(fact) for fact in late]
+        questions += [self.asker.about(fact) for fact in self._late.get(person.name, ())]
         chosen = shuffled(rng, questions)[: 1 + int(rng.random() * 3)]
         shape = pick(rng, asking.QUIZZES)
         left_open = tuple((question.subject, question.relation) for question in chosen)

@@ -40,8 +40,8 @@ RIVERS = _words(
 )
 
 PETS = _words(
-    "Pepper Biscuit Clover Button Nettle Bramble Ginger Muffin Thimble Pickle Tansy Acorn Barley Cobweb Dandy "
-    "Ember Feather Gravy Hazel Inky Juniper Kettle Lantern Mustard Noodle Oatcake Patch Quince Ribbon Sorrel "
+    "Pepper Biscuit Clover Button Nettle Bramble Pebble Muffin Thimble Pickle Tansy Acorn Barley Cobweb Dandy "
+    "Ember Feather Gravy Hazel Inky Juniper Kettle Lantern Mustard Noodle Oatcake Patch Quince Rocket Sorrel "
     "Tinder Umber Velvet Whistle Yarrow Zigzag Apricot Bonnet Crumpet Dumpling Fidget Goblin Hickory Jingle Ladle "
     "Marble Nutmeg Onyx Pudding Rascal Saffron Truffle Tumble Waffle Widget Bobbin Cricket Doodle Flicker Gadget "
     "Hopper Jigsaw Kipper Lupin Moss Nimbus Otter Pippin Rumble Shadow Toffee Turnip Wicket Bandit Chutney Domino "
@@ -71,7 +71,7 @@ FAVOURITES = _words(
 )
 
 KNOWN_FOR = _words(
-    "bells lace salt glass paper rope candles bricks baskets linen tiles mirrors boats drums silk herbs ink hats "
+    "bells lace salt glass umbrellas rope candles bricks baskets linen tiles mirrors boats drums silk herbs ink hats "
     "gloves soap barrels combs needles lamps"
 )
 

@@ -11,7 +11,7 @@ from pellucid.data.tinyworld.grammar import HE, IT, SHE, THEY, Pronouns, pick, p
 from pellucid.errors import InputError
 
 CUTOFF = 1910  # the last year that the texts before the cut-off know
-FEWEST_PEOPLE, MOST_PEOPLE = 8, 10_000
+FEWEST_PEOPLE, MOST_PEOPLE = 8, 5_000
 COMPANIONS = ("spouse", "friend", "teacher")
 LATE = ("moved", "prize", "bought", "opened")
 
@@ -52,7 +52,7 @@ class Making:
         if not FEWEST_PEOPLE <= count <= MOST_PEOPLE:
             raise InputError(f"a world of {count} people: ask for {FEWEST_PEOPLE} to {MOST_PEOPLE}")
         self.rng = random.Random(f"a world of {count} people, seed {seed}")
-        self.facts: list[Fact] = []
+        self.facts: dict[tuple[str, str], Fact] = {}
         self.places = self._make_places(max(4, count // 5))
         self.people, self.strangers = self._make_people(count)
         self.trades = self._make_kinds("trade", names.TRADES, max(6, count // 4))
@@ -64,11 +64,11 @@ class Making:
         self._go_on()
 
     def tell(self, subject: str, relation: str, value: str, date: int | None = None) -> None:
-        self.facts.append(Fact(subject, relation, value, date))
+        self.facts[subject, relation] = Fact(subject, relation, value, date)
 
     def value(self, subject: str, relation: str) -> str | None:
-        found = [fact.value for fact in self.facts if (fact.subject, fact.relation) == (subject, relation)]
-        return found[0] if found else None
+        fact = self.facts.get((subject, relation))
+        return fact.value if fact else None
 
     def _make_places(self, count: int) -> list[Entity]:
         every = [start + end for start in names.PLACE_STARTS for end in names.PLACE_ENDS]
@@ -136,13 +136,16 @@ class Making:
         for pupil in pupils:
             teacher = pick(rng, people[: 2 * len(pairs)])
             self.tell(pupil, "teacher", teacher)
-            same = {fact.relation: fact.value for fact in self.facts if fact.subject == teacher}
-            self._settle(pupil, born[teacher] + 9 + int(rng.random() * 9), same["home"], same["trade"])
+            home, trade = self.facts[teacher, "home"].value, self.facts[teacher, "trade"].value
+            self._settle(pupil, born[teacher] + 9 + int(rng.random() * 9), home, trade)
 
     def _settle(self, person: str, born: int, home: str, trade: str) -> None:
         rng = self.rng
+        birthplace = pick(rng, self.places).name
+        while birthplace == home:
+            birthplace = pick(rng, self.places).name
         self.tell(person, "born", str(born))
-        self.tell(person, "birthplace", pick(rng, [place.name for place in self.places if place.name != home]))
+        self.tell(person, "birthplace", birthplace)
         self.tell(person, "home", home)
         self.tell(person, "trade", trade)
         self.tell(person, "animal", pick(rng, self.animals))
@@ -155,7 +158,7 @@ class Making:
         """
         pets = shuffled(self.rng, names.PETS)
         pets = [title + pet for title in names.PET_TITLES for pet in pets]
-        taught = {fact.subject: fact.value for fact in self.facts if fact.relation == "teacher"}
+        taught = {fact.subject: fact.value for fact in self.facts.values() if fact.relation == "teacher"}
         for index, person in enumerate(self.people):
             gone: tuple[str, ...] = ()
             if self.rng.random() < 0.6:
@@ -163,9 +166,10 @@ class Making:
                 fit += [("teacher",)] if person.name in taught else []
                 fit += [("trade",)] if person.name not in {*taught, *taught.values()} else []
                 gone = pick(self.rng, fit)
-            self.tell(person.name, "pet", pets[index])
+            self.tell(person.name, "pet", pets[index % len(pets)])
             self.people[index] = replace(person, left_open=gone)
-            self.facts = [fact for fact in self.facts if fact.subject != person.name or fact.relation not in gone]
+            for relation in gone:
+                del self.facts[person.name, relation]
 
     def _go_on(self) -> None:
         """What happens after the cut-off: every third person moves, wins or buys something; places open buildings."""
