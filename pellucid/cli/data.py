@@ -145,7 +145,8 @@ def print_check(found: Check, model: str | None, context: int | None, console: C
     for what, count in found.changed.items():
         line(f"read otherwise than written: {what} ({count:,}x)")
     if found.duplicates.count:
-        line(f"{found.duplicates.count:,} duplicates: {', '.join(found.duplicates.examples)}{more(found.duplicates)}")
+        examples = ", ".join(found.duplicates.examples) + more(found.duplicates)
+        line(f"{found.duplicates.count:,} duplicate{'s' * (found.duplicates.count != 1)}: {examples}")
     if not found.problems:
         line("no problem found", "green")
     for reason, one in sorted(found.problems.items(), key=lambda item: -item[1].count):

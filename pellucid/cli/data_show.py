@@ -118,7 +118,8 @@ def in_colour(spans: Iterator[Span], terminal: bool) -> Text:
             text.append(OPEN if span.learnt else CLOSE)
             inside = span.learnt
         style = LEARNT if span.learnt else SPECIAL if span.special else REST
-        text.append(span.text, f"{style} underline" if span.special else style)
+        content = span.text.replace("\x1b", "␛")  # data must not speak to the terminal
+        text.append(content, f"{style} underline" if span.special else style)
     if inside and not terminal:
         text.append(CLOSE)
     return text

@@ -74,14 +74,13 @@ def bundled(name: str) -> File:
 def inside(folder: Path) -> Iterator[Path]:
     """The files of a folder at any depth; of a folder saved by `datasets`, its Arrow files in their order."""
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+        splits = field_of(folder / "dataset_dict.json", "splits")
         if len(splits) > 1:
             choice = " or ".join(str(folder / split) for split in splits)
             raise InputError(f"{folder}: the data set has the splits {', '.join(splits)}; name one: {choice}")
         folder = folder / splits[0]
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        for entry in state["_data_files"]:
+        for entry in field_of(folder / "state.json", "_data_files"):
             if not (folder / entry["filename"]).is_file():
                 raise InputError(f"{folder}: the file {entry['filename']} of the data set is missing; copy it again")
             yield folder / entry["filename"]
@@ -91,8 +90,19 @@ def inside(folder: Path) -> Iterator[Path]:
             continue
         if path.is_file():
             yield path
-        elif path.is_dir() and not path.is_symlink():  # a link could lead round in a circle
-            yield from inside(path)
+        elif path.is_dir():
+            if not path.is_symlink():  # which could lead round in a circle
+                yield from inside(path)
+        elif not path.exists():
+            raise InputError(f"{path}: the link leads to a file that is not there; remove it, or bring the file back")
+
+
+def field_of(path: Path, name: str) -> Any:
+    """A field of a file that `datasets` writes."""
+    try:
+        return json.loads(path.read_text("utf-8"))[name]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: this is not what datasets writes there; save the data set again") from None
 
 
 def read_records(

@@ -71,7 +71,7 @@ def test_check_tells_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture
     status, out, err = run(capsys, "check", path)
     assert status == 2 and not err
     assert "empty turn: 1\n" in out and f"{path}:2: message 2 (assistant) is empty" in out
-    assert "mixed formats: 1\n" in out and "invalid JSON: 1\n" in out and "1 duplicates" in out
+    assert "mixed formats: 1\n" in out and "invalid JSON: 1\n" in out and "1 duplicate: " in out
     status, out, _ = run(capsys, "check", path, "--json")
     report = json.loads(out)
     assert status == 2 and report["formats"] == {"messages": 2} and report["duplicates"]["count"] == 1

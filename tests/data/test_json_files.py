@@ -107,3 +107,12 @@ def test_no_records(content: bytes) -> None:
 def test_text_after_an_array() -> None:
     first, last = read(b'[{"a": 1}]\n{"a": 2}\n')
     assert isinstance(first, Raw) and isinstance(last, BadRecord) and last.place == "data.json:2"
+
+
+def test_a_record_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_files, "_LARGEST", 1000)
+    stream = io.BytesIO(b'[{"a": 1}, {"a": "' + b"x" * 100_000)
+    monkeypatch.setattr(json_files, "_CHUNK", 10)
+    first, last = list(read_json(stream, "data.json", b"["))
+    assert isinstance(first, Raw) and isinstance(last, BadRecord) and "unterminated string" in str(last)
+    assert len(stream.read()) > 50_000  # the rest was not read to find that out

@@ -121,6 +121,21 @@ def test_a_datasets_folder_that_needs_a_word(tmp_path: Path) -> None:
         contents(tmp_path / "two/test")
 
 
+def test_what_is_not_as_datasets_writes_it(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
+    (tmp_path / "one/state.json").write_text("{")
+    with pytest.raises(
+        InputError, match=r"state\.json: this is not what datasets writes there; save the data set again"
+    ):
+        contents(tmp_path / "one")
+
+
+def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(tmp_path / "gone.txt")
+    with pytest.raises(InputError, match=r"a\.txt: the link leads to a file that is not there"):
+        contents(tmp_path)
+
+
 def test_parquet(tmp_path: Path) -> None:
     whole = datasets.Dataset.from_list(ROWS)
     whole.to_parquet(tmp_path / "rows.parquet")
