@@ -27,7 +27,9 @@ def cut(content: bytes, length: int) -> list[tuple[bytes, int]]:
         return list(documents(io.BytesIO(content)))
 
 
-pieces = st.lists(st.sampled_from(["a", "word ", "é", "漢字", "\n", "\n\n", " ", "\r\n", "<|endoftext|>", "😀"]), max_size=60)
+pieces = st.lists(
+    st.sampled_from(["a", "word ", "é", "漢字", "\n", "\n\n", " ", "\r\n", "<|endoftext|>", "😀"]), max_size=60
+)
 
 
 @given(pieces)
