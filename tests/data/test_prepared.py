@@ -23,12 +23,19 @@ from tests.disk import largest_file
 
 SHARD_TOKENS = 200_000
 BUILDER = """
-import sys
+import sys, time
 from pellucid.data.prepared import prepared
 from pellucid.tokenizer.tokenizer import Tokenizer
+blocks = int(sys.argv[4])
+def progress(phase, done, of):
+    global blocks
+    print(done, flush=True)
+    blocks -= 1
+    if not blocks:
+        time.sleep(600)
 print("ready", flush=True)
-prepared([sys.argv[1]], Tokenizer.load(sys.argv[2]), sys.argv[3], "text", workers=2, shard_tokens=200_000,
-         progress=lambda phase, done, of: print(done, flush=True))
+tokenizer = Tokenizer.load(sys.argv[2])
+prepared([sys.argv[1]], tokenizer, sys.argv[3], "text", workers=2, shard_tokens=200_000, progress=progress)
 print("finished", flush=True)
 """
 
@@ -132,8 +139,9 @@ def test_a_full_disk_is_said_and_the_same_line_goes_on(tmp_path: Path) -> None:
     assert prepared([source], tiny_tokenizer(), tmp_path / "shards", "text").num_documents == 3000
 
 
-def start(source: Path, tokenizer: Path, shards: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, str(source), str(tokenizer), str(shards)]
+def start(source: Path, tokenizer: Path, shards: Path, blocks: int) -> subprocess.Popen[str]:
+    """A run in a process of its own, which stands still after so many blocks."""
+    command = [sys.executable, "-c", BUILDER, str(source), str(tokenizer), str(shards), str(blocks)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
@@ -143,19 +151,22 @@ def test_killed_at_any_moment_it_goes_on_from_whole_shards(tmp_path: Path) -> No
     """SIGKILL again and again: what comes out is byte for byte what an undisturbed run makes."""
     source, tokenizer, clock = corpus(tmp_path / "a.jsonl"), tmp_path / "tokenizer", random.Random(0)
     tiny_tokenizer().save(tokenizer)
+    whole = start(source, tokenizer, tmp_path / "whole", 100)
     started = time.perf_counter()
-    whole = start(source, tokenizer, tmp_path / "whole")
     assert whole.communicate()[0].endswith("finished\n")
     took = time.perf_counter() - started
     shards, kept = tmp_path / "shards", 0
     for kill in range(30):
-        process = start(source, tokenizer, shards)
+        process = start(source, tokenizer, shards, 4)
         workers: list[psutil.Process] = []
-        if kill:  # the first is killed before it has begun, the others later and later
-            time.sleep(took * clock.uniform(0, 0.3) * (1 + kill / 5))
+        said = ""
+        if kill:  # the first is killed before it has begun, the others some time after their first shard
+            assert process.stdout is not None
+            said = process.stdout.readline()
             workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            time.sleep(clock.uniform(0, took / 7))
         process.send_signal(signal.SIGKILL)
-        said = process.communicate()[0]
+        said += process.communicate()[0]
         assert not psutil.wait_procs(workers, timeout=10)[1]  # nobody is left waiting for work
         now = len(list(shards.glob("shard-*.tokens")))
         assert now >= kept
