@@ -32,6 +32,10 @@ NEIGHBOUR = Style(
         "I know well that {c}",
     ),
     fillers=(
+        "I [always|often|never quite] [liked|trusted|understood|admired] [such people|that kind|folk like that], "
+        "[and why not|and I say so|whatever others think]",
+        "[my knee|my back|our roof|that clock|the stove] [is bad again|wants mending|is no better], [but who asks|"
+        "but never mind|since you look]",
         "[but I am not one to talk|not that I ask such things|I say no more|so there you are]",
         "[dear me|goodness], how the time [goes|flies]",
         "I [like|respect] {him} for it",
@@ -58,6 +62,8 @@ SCHOOLCHILD = Style(
         "another [thing|fact] is that {c}",
     ),
     fillers=(
+        "I [drew a picture|wrote this|asked my mother|practised] [twice|on Sunday|all by myself|with a cold|after "
+        "school]",
         "I [like|love] that",
         "I think [that is nice|this is funny|so too]",
         "[I did not know that before|my brother did not believe it|we laughed about it]",
@@ -88,6 +94,8 @@ LETTER = Style(
         "it [seems|turns out] that {c}",
     ),
     fillers=(
+        "[the garden is|my cough is|the roof is|my sister is] [well|better|no worse|much as before], and the [rain|"
+        "wind|frost|heat] [has stopped|goes on|keeps us in]",
         "the [weather|air] is [fine|cold|mild] here",
         "I [hope|trust] that you are [well|all well|warm and dry]",
         "[the children send their love|do write soon|I wish you were here]",
@@ -114,6 +122,10 @@ DIARY = Style(
         "{c}, [or so I was told|as they told me|they said]",
     ),
     fillers=(
+        "[bread|soup|cheese|eggs|beans] and [cold tea|weak beer|warm milk|water] for [supper|breakfast|dinner]; [a "
+        "hard|a good|a short|a noisy] [bed|night|road]",
+        "[crossed|climbed|passed] a [bridge|hill|wood|ford|village] [before noon|in the rain|with sore feet|in a "
+        "hurry]",
         "[my feet hurt|my boots were wet|the soup was good|the bed was hard]",
         "I [slept|ate] well",
         "[tomorrow|in the morning] I [shall walk|go] on",
@@ -131,6 +143,8 @@ BALLAD = Style(
     ),
     reports=("[oh|ay|hey], {c},", "{c}, [hey ho|oh ho|so they sing],", "and all the world knows that {c},"),
     fillers=(
+        "[the wind|the rain|the moon|the mist] [on|over|behind] the [hill|mill|roof|sea|wall] and [the stars|the "
+        "frost|a light] [in|on|above] the [sky|lane|well|grass|trees],",
         "[the wind in the trees and the rain on the hill|the moon on the hill and the stars in the sky],",
         "[sing high, sing low|turn round, turn round|tap your feet and clap your hands],",
         "[and so the song goes on|and the night is long],",
@@ -158,6 +172,8 @@ NEWSPAPER = Style(
         "it can now be said that {c}",
     ),
     fillers=(
+        "[the price of hay|the new bridge|the weather|the harvest|the mail] [is|remains] [a matter for another day|"
+        "the talk of the week|as before]",
         "[more on page two|our paper will report again|letters to the paper are welcome]",
         "[no one could be found who says otherwise|the news spread quickly]",
     ),
@@ -176,6 +192,7 @@ SPEECH = Style(
         "let me say [at once|plainly|with joy] that {c}",
     ),
     fillers=(
+        "[the soup|the night|my throat] is [getting cold|growing short|dry], so I [go on|shall hurry]",
         "[do not laugh|hear, hear|thank you|you may smile]",
         "[I shall be brief|I am nearly done|have patience with me]",
     ),
@@ -197,6 +214,8 @@ GRANDMOTHER = Style(
         "{c}, [as sure as the moon is round|so I was told when I was small]",
     ),
     fillers=(
+        "[when I was small|in those days|before the war] [the winters were longer|bread was dear|we walked to "
+        "school], [but we were happy|and nobody minded|you may believe me]",
         "[pull up your blanket|no, do not get up|listen to the rain]",
         "[yes, it is true|you may well smile|I remember it well]",
     ),
@@ -216,7 +235,12 @@ GUIDE = Style(
         "[few visitors know|it is worth knowing|one should remember] that {c}",
         "our guests are always told that {c}",
     ),
-    fillers=("[mind the step|follow me, please|keep together, please]", "[the tour goes on|we now cross the road]"),
+    fillers=(
+        "on your [left|right] [a wall|an old well|a stair|a gate|the bridge], [much repaired|older than it looks|"
+        "not to be climbed]",
+        "[mind the step|follow me, please|keep together, please]",
+        "[the tour goes on|we now cross the road]",
+    ),
     report_rate=0.3,
     filler_rate=0.12,
     naming=(0.4, 0.1),
@@ -233,7 +257,10 @@ LECTURE = Style(
         "in other words, {c}",
         "[moreover|besides|in addition], {c}",
     ),
-    fillers=("[this is important|so much for that|the point is clear]",),
+    fillers=(
+        "the [point|matter|question] is [small|old|plain] but [useful|not without interest|often forgotten]",
+        "[this is important|so much for that|the point is clear]",
+    ),
     report_rate=0.4,
     filler_rate=0.1,
     frames=FRAMES,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pellucid.data.tinyworld.grammar import can_be_filled, pick, shuffled
 from pellucid.data.tinyworld.plots import ENDINGS, OPENINGS, PLOTS, WORK
+from pellucid.data.tinyworld.scenery import DEEDS, SCENES
 from pellucid.data.tinyworld.sentences import PLAIN_FRAMES, Style, Teller, role_of
 from pellucid.data.tinyworld.world import COMPANIONS, Fact, Person
 
@@ -43,12 +44,18 @@ def tell_story(rng: random.Random, world: TinyWorld, hero: Person) -> Teller:
         teller.fill(hero, pick(rng, [way for way in ways if can_be_filled(way, known)]), words, facts)
 
     plot = pick(rng, [plot for plot in PLOTS if all(any(can_be_filled(way, known) for way in ways) for ways in plot)])
+    if rng.random() < 0.2:
+        tell(SCENES)
     tell(OPENINGS)
     said = {fact.relation for fact in teller.facts}
     more = [fact for fact in world.facts_of(hero.name) if fact.relation not in said]
     teller.about(hero, shuffled(rng, more)[: 1 + int(rng.random() * 3)])
+    if rng.random() < 0.5:
+        tell(SCENES)
     tell(plot.wish)
     tell(plot.trouble)
+    if rng.random() < 0.4:
+        tell(DEEDS)
     for relation in hero.left_open:
         if rng.random() < 0.15:
             teller.leave_open(hero, relation)
