@@ -48,13 +48,11 @@ THEY = Pronouns("they", "them", "their", "themselves", plural=True)
 IT = Pronouns("it", "it", "its", "itself")
 
 _PAST = {
-    "be": "was", "become": "became", "begin": "began", "buy": "bought", "choose": "chose", "come": "came",
-    "do": "did", "draw": "drew", "feed": "fed", "find": "found", "get": "got", "give": "gave", "go": "went",
-    "grow": "grew", "have": "had", "keep": "kept", "know": "knew", "lead": "led", "leave": "left", "lie": "lay",
-    "make": "made", "meet": "met", "owe": "owed", "run": "ran", "say": "said", "see": "saw", "sell": "sold",
-    "sit": "sat", "sleep": "slept", "speak": "spoke", "spend": "spent", "stand": "stood", "take": "took",
-    "teach": "taught", "tell": "told", "think": "thought", "wake": "woke", "wear": "wore", "win": "won",
-    "write": "wrote",
+    "become": "became", "begin": "began", "buy": "bought", "choose": "chose", "come": "came", "do": "did",
+    "draw": "drew", "feed": "fed", "get": "got", "give": "gave", "go": "went", "grow": "grew", "have": "had",
+    "hold": "held", "keep": "kept", "leave": "left", "lie": "lay", "make": "made", "run": "ran", "say": "said",
+    "see": "saw", "sell": "sold", "send": "sent", "sleep": "slept", "spend": "spent", "stand": "stood",
+    "take": "took", "tell": "told", "wear": "wore", "win": "won",
 }  # fmt: skip
 
 

@@ -250,7 +250,7 @@ class Teller:
             inner = self._piece_voice(entity, place, voice, opens_with_clause, unclear)
             inner.slots = {**inner.slots, **values}
             slots[place] = render(template, self.rng, inner)
-            for relation in inner.used & left.keys():
+            for relation in [relation for relation in left if relation in inner.used]:
                 self.facts.append(left.pop(relation))
         voice.slots = slots
         if unclear:
