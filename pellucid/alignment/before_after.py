@@ -5,13 +5,16 @@ Promise A5: the report shows prompts before and after and the size of the change
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.describe import PARTS, part_of
 from pellucid.data.documents import with_ends
 from pellucid.inference.generate import Completion, generate
@@ -70,9 +73,6 @@ class Comparison:
     changes: tuple[Change, ...]  # by part; the last one is the whole model
     stops: Stops
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(
     before: Decoder,
@@ -106,6 +106,15 @@ def turn_end(tokenizer: Tokenizer) -> int:
     return next(token for token, own in zip(reversed(ids), reversed(said), strict=True) if own)
 
 
+def answer(model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[str]:
+    """What the model answers to each of these messages of a user."""
+    chats = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True) for text in texts
+    ]
+    questions = [Question(chat.text, tuple(chat.ids)) for chat in chats]
+    return [completion.text for completion in ask(model, tokenizer, questions, max_tokens)]
+
+
 def ask(model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int) -> list[Completion]:
     """The greedy answer to each question."""
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
@@ -130,6 +139,14 @@ def changes(before: Decoder, after: Decoder) -> Iterator[Change]:
         if part in sums:
             count, far, long = sums[part]
             yield Change(part, count, math.sqrt(far / long) if long else math.inf)
+
+
+def write_report(comparison: Comparison, folder: Path, base: str) -> None:
+    """`report.json` and `report.md` in `folder`. Raises `PellucidError` when the disk refuses."""
+    content = json.dumps(asdict(comparison), indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("report.json", content), ("report.md", as_markdown(comparison, str(folder), base))):
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def as_markdown(comparison: Comparison, name: str, base: str) -> str:

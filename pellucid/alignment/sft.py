@@ -18,17 +18,86 @@ from typing import Literal
 
 import numpy as np
 
-from pellucid.alignment.before_after import Question
+from pellucid.alignment.before_after import Comparison, Question, answer, compare, write_report
 from pellucid.alignment.recipe import SFTRecipe
-from pellucid.alignment.templates import with_template
-from pellucid.checkpoints.describe import describe
+from pellucid.alignment.templates import give_template, with_template
+from pellucid.checkpoints.describe import base_of, describe
+from pellucid.checkpoints.load import load
+from pellucid.checkpoints.source import FINAL, find_source
 from pellucid.data.examples import Rows
 from pellucid.data.mixture import Mixture
+from pellucid.data.order import permutation
 from pellucid.data.packing import Stream, Whole
 from pellucid.data.prepared import Progress, prepared
 from pellucid.data.shards import Shards, split
 from pellucid.errors import InputError
+from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
+from pellucid.training.loop import Outcome, Trainer
+from pellucid.training.pretrain import steps_of
+from pellucid.training.ranks import Ranks, join
+from pellucid.training.run import RunFolder, newest_checkpoint
+from pellucid.training.setting import choose_setting
+
+Say = Callable[[str], None]
+
+
+def fine_tune(
+    recipe: SFTRecipe, *, say: Say = print, progress: Progress | None = None
+) -> tuple[Outcome, Comparison | None]:
+    """Runs the recipe, or goes on with it where its run folder has got to; the model is in `final/` then.
+
+    Gives how the run ended and, at its end, the model before and after, which `report.json` and `report.md` of the run
+    folder have too; None where the run was stopped, and in every process but the first.
+    say: is told what was found and chosen, a line each. progress: of making shards, `(phase, done, of)`.
+    Raises `InputError` for anything in the recipe or its files that cannot be, before the model is loaded.
+    """
+    with join() as ranks:
+        run = RunFolder.open(recipe.run, recipe) if ranks.first else None
+        tell: Say = say if ranks.first else lambda _: None
+        try:
+            data = _prepare(recipe, ranks, tell, progress)
+            outcome = _train(recipe, data, run, ranks, tell)
+            if run is None or outcome.signal is not None:
+                return outcome, None
+            tell(f"asking the base and the fine-tuned model {len(data.questions)} questions")
+            comparison = compare(
+                open_base(recipe)[0], load(run.path / FINAL, dtype="float32")[0], data.tokenizer, data.questions,
+                max_tokens=recipe.report.max_tokens,
+            )  # fmt: skip
+            write_report(comparison, run.path, recipe.base)
+            return outcome, comparison
+        finally:
+            if run is not None:
+                run.close()
+
+
+def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks: Ranks, say: Say) -> Outcome:
+    model, tokenizer = open_base(recipe)
+    choose_trained(model)
+    steps = steps_of(recipe.train, data.rows)
+    checkpoint = newest_checkpoint(Path(recipe.run).expanduser())
+    setting = choose_setting(recipe, model.config, steps, ranks, checkpoint.state["setting"] if checkpoint else None)
+    for line in (*described(recipe, data, model), *setting.reasons):
+        say(line)
+    if checkpoint is not None:
+        say(f"going on after step {checkpoint.step:,}")
+    trainer = Trainer(
+        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run,
+        validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
+    )  # fmt: skip
+    return trainer.train()
+
+
+def open_base(recipe: SFTRecipe) -> tuple[Decoder, Tokenizer]:
+    """The model before its first step, in float32, with a chat template; the same however often it is called."""
+    model, tokenizer = load(recipe.base, dtype="float32")
+    return model, give_template(model, tokenizer)
+
+
+def choose_trained(model: Decoder) -> None:
+    """Which parameters move: all of them."""
+    model.requires_grad_(True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +115,7 @@ class FineTuningData:
     counts: Counter[str]
 
 
-def read_data(
-    recipe: SFTRecipe, *, progress: Progress | None = None, say: Callable[[str], None] | None = None
-) -> FineTuningData:
+def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say | None = None) -> FineTuningData:
     """The data of a recipe, checked; of the base model only the small files are read.
 
     Raises `InputError` for a base, a file or a conversation that cannot be used, by its place.
@@ -62,7 +129,7 @@ def read_data(
     def shards(
         part: str, names: Sequence[str], whose: Tokenizer, kind: Literal["conversation", "text"] = "conversation"
     ) -> Shards:
-        folder = Path(recipe.run) / "data" / part
+        folder = Path(recipe.run).expanduser() / "data" / part
         return prepared(names, whose, folder, kind, skip_bad=recipe.data.skip_bad, progress=progress, say=say)
 
     def whole(part: Shards) -> Whole:
@@ -92,6 +159,31 @@ def read_data(
     )
 
 
+def _prepare(recipe: SFTRecipe, ranks: Ranks, say: Say, progress: Progress | None) -> FineTuningData:
+    """`read_data`, by the first process; the others wait, and find the shards."""
+    if not ranks.first:
+        ranks.agree(None)
+    data = read_data(recipe, progress=progress, say=say)
+    if ranks.first:
+        ranks.agree(None)
+    return data
+
+
+def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterator[str]:
+    """What a run is made of, a line each."""
+    rows, held = data.conversations, data.validation
+    yield f"base {recipe.base}, {sum(p.numel() for p in model.parameters()):,} parameters, all of them trained"
+    yield (
+        f"data {rows.shards.num_documents:,} conversations, {rows.shards.num_tokens:,} tokens, in {len(rows):,} rows "
+        f"of {rows.context:,} ({rows.waste:.0%} padding), and {held.shards.num_documents if held else 0:,} held out"
+    )
+    if len(data.rows) > len(rows):
+        yield f"data {len(data.rows) - len(rows):,} rows of replayed text among them"
+    for reason, count in sorted(data.counts.items()):
+        if count:
+            yield f"data {count:,} {reason}"
+
+
 def prompts(recipe: SFTRecipe, tokenizer: Tokenizer) -> Iterator[Question]:
     """The recipe's own questions."""
     for text in recipe.report.prompts:
@@ -101,13 +193,16 @@ def prompts(recipe: SFTRecipe, tokenizer: Tokenizer) -> Iterator[Question]:
 
 
 def questions_of(shards: Shards, tokenizer: Tokenizer, count: int, context: int) -> Iterator[Question]:
-    """Conversations up to the assistant's first turn, at most `count`, spread over all that there are."""
-    number = min(count, shards.num_documents)
-    for place in np.arange(number) * shards.num_documents // max(number, 1):
-        ids, said = shards.document(int(place))
+    """Conversations up to the assistant's first turn, at most `count`, spread over all that there are, none twice."""
+    asked: set[tuple[int, ...]] = set()
+    for number in permutation(shards.num_documents, "questions")(np.arange(shards.num_documents)):
+        ids, said = shards.document(int(number))
         start = int(said.argmax())
         length = int((~said[start:]).argmax()) or len(said) - start
-        if 0 < start < context:
-            answer = tokenizer.decode(ids[start : start + length].tolist(), skip_special=True)
-            asked = ids[:start].tolist()
-            yield Question(tokenizer.decode(asked), tuple(asked), answer)
+        prompt = tuple(ids[:start].tolist())
+        if 0 < start < context and prompt not in asked:
+            asked.add(prompt)
+            expected = tokenizer.decode(ids[start : start + length].tolist(), skip_special=True)
+            yield Question(tokenizer.decode(prompt), prompt, expected)
+        if len(asked) == count:
+            return
