@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pellucid.cli.training import Overrides, RecipeFile
 from pellucid.errors import InputError
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from rich.console import Console
     from rich.text import Text
 
+    from pellucid.alignment.recipe import SFTRecipe
     from pellucid.data.examples import Examples, Rows
     from pellucid.data.shown import Span
     from pellucid.tokenizer.tokenizer import Tokenizer
+    from pellucid.training.recipe import PretrainRecipe
 
 LEARNT, SPECIAL, REST, BORDER = "bold green", "cyan", "dim", "yellow"
 OPEN, CLOSE = "⟦", "⟧"  # around what is learnt from, where there are no colours
@@ -35,8 +39,8 @@ class Material:
 
 
 def show(
-    recipe: Annotated[Path, typer.Argument(help="The recipe of a run: pellucid pretrain's or pellucid sft's.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Fields to set, as a.b=value.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many rows.")] = 3,
     first: Annotated[
         int, typer.Option("--first", min=0, help="The row to begin with; step s reads from row (s - 1) x batch on.")
@@ -44,34 +48,72 @@ def show(
 ) -> None:
     """Show rows as the model is trained on them: documents, borders, padding, and the tokens that it learns from.
 
-    These are the very rows of the run, read from the same shards, which are made first if they are not there.
+    These are the very rows of the run: from its folder where it has begun, else made in a temporary one.
     Example: pellucid data show recipes/sft-smollm2.yaml data.context=256 -n 2
     """
     from rich.console import Console
 
     from pellucid.cli.running import note
 
-    material = read_material(recipe, overrides or [])
-    rows = material.rows
-    note(f"rows of {rows.context:,} tokens, {len(rows):,} an epoch; records {said(material.counts)}")
-    examples = rows.read(range(first, first + number))
+    with in_its_place(read(Path(recipe), overrides or [])) as placed:
+        material = read_material(placed)
+        rows = material.rows
+        note(f"rows of {rows.context:,} tokens, {len(rows):,} an epoch; records {said(material.counts)}")
+        examples = rows.read(range(first, first + number))
     console = Console()
     for row in range(number):
         print_row(examples, row, first + row, material.tokenizer, console)
     print_sum(examples, console)
 
 
-def read_material(path: Path, overrides: list[str]) -> Material:
-    """The rows of a recipe. Raises InputError for a recipe or data that cannot be used."""
+def read(path: Path, overrides: list[str]) -> SFTRecipe | PretrainRecipe:
+    """The recipe, of whichever kind it is."""
     from pellucid.alignment.recipe import SFTRecipe
-    from pellucid.alignment.sft import read_data
-    from pellucid.cli.running import note
-    from pellucid.training.recipe import read_recipe
+    from pellucid.training.recipe import PretrainRecipe, read_recipe
 
-    if not is_fine_tuning(path):
-        raise InputError("later")
-    data = read_data(read_recipe(path, overrides, SFTRecipe), say=note)
-    return Material(data.rows, data.tokenizer, data.counts)
+    if is_fine_tuning(path):
+        return read_recipe(path, overrides, SFTRecipe)
+    return read_recipe(path, overrides, PretrainRecipe)
+
+
+@contextmanager
+def in_its_place(recipe: SFTRecipe | PretrainRecipe) -> Iterator[SFTRecipe | PretrainRecipe]:
+    """The recipe, with the run's folder for its data if that was begun with this recipe, else with a passing one.
+
+    What is only looked at leaves nothing that a run with another recipe could find.
+    """
+    from pellucid.checkpoints.source import RUN_RECIPE
+    from pellucid.training.recipe import read_recipe
+    from pellucid.training.run import compare
+
+    begun = Path(recipe.run).expanduser() / RUN_RECIPE
+    if begun.is_file():
+        try:
+            was = read_recipe(begun, (), type(recipe))
+        except InputError:  # a run of another kind
+            was = None
+        if was is not None and not compare(was.model_dump(mode="json"), recipe.model_dump(mode="json")):
+            yield recipe
+            return
+    with TemporaryDirectory() as folder:
+        yield recipe.model_copy(update={"run": folder})
+
+
+def read_material(recipe: SFTRecipe | PretrainRecipe) -> Material:
+    """The rows of a recipe. Raises InputError for data that cannot be used."""
+    from pellucid.alignment import sft
+    from pellucid.alignment.recipe import SFTRecipe
+    from pellucid.cli.running import note
+    from pellucid.cli.training import preparing
+    from pellucid.data.packing import Stream
+    from pellucid.training import pretrain
+    from pellucid.training.ranks import Ranks
+
+    if isinstance(recipe, SFTRecipe):
+        data = sft.read_data(recipe, say=note, progress=preparing())
+        return Material(data.rows, data.tokenizer, data.counts)
+    tokenizer, train, _ = pretrain.read_data(recipe, Ranks(), note, preparing())
+    return Material(Stream(train, recipe.data.context, recipe.seed), tokenizer, Counter(train.index.counts))
 
 
 def is_fine_tuning(path: Path) -> bool:
@@ -100,10 +142,7 @@ def print_row(examples: Examples, row: int, index: int, tokenizer: Tokenizer, co
     line = f"row {index:,}: {context:,} tokens, {supervised:,} learnt from, {context - used:,} padding"
     console.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
     for number, piece in enumerate(pieces, 1):
-        begins = f" from its token {piece.position:,} on" if piece.position else ""
-        border = (
-            f"── document {number} of {len(pieces)}{begins}: {len(piece.tokens):,} tokens, {piece.supervised:,} learnt"
-        )
+        border = f"── document {number} of {len(pieces)}: {len(piece.tokens):,} tokens, {piece.supervised:,} learnt"
         console.print(border, style=BORDER, highlight=False, markup=False, soft_wrap=True)
         console.print(in_colour(spans_of(piece, tokenizer), console.is_terminal), soft_wrap=True, highlight=False)
 

@@ -16,12 +16,11 @@ from pellucid.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a row holds of one document: `tokens` from `position` on, and which of them are `learnt` from.
+    """What a row holds of one document: its `tokens`, and which of them are `learnt` from.
 
     following: the token after them, which is learnt from though it is not in the row; None if there is no such.
     """
 
-    position: int
     tokens: tuple[int, ...]
     learnt: tuple[bool, ...]
     following: int | None
@@ -43,7 +42,7 @@ class Span:
 def pieces_of(examples: Examples, row: int) -> list[Piece]:
     """The pieces of documents in a row, without padding."""
     tokens, targets = examples.tokens[row].tolist(), examples.targets[row].tolist()
-    positions, documents = examples.positions[row].tolist(), examples.documents[row].tolist()
+    documents = examples.documents[row].tolist()
     pieces = []
     for document, group in groupby(range(len(tokens)), key=documents.__getitem__):
         if document == PADDING:
@@ -52,7 +51,7 @@ def pieces_of(examples: Examples, row: int) -> list[Piece]:
         learnt = (False, *(targets[place] != IGNORE for place in places[:-1]))
         last = targets[places[-1]]
         piece = tuple(tokens[place] for place in places)
-        pieces.append(Piece(positions[places[0]], piece, learnt, None if last == IGNORE else last))
+        pieces.append(Piece(piece, learnt, None if last == IGNORE else last))
     return pieces
 
 

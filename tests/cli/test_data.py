@@ -11,7 +11,12 @@ import yaml
 
 from pellucid.cli import app as frame
 from pellucid.cli import data as data_cli
+from pellucid.data.packing import Stream
 from pellucid.tokenizer.train import train_bpe
+from pellucid.training.pretrain import read_data
+from pellucid.training.ranks import Ranks
+from pellucid.training.recipe import PretrainRecipe, read_recipe
+from pellucid.training.run import RunFolder
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -160,6 +165,41 @@ def test_show_bad_requests(
     monkeypatch.chdir(good.parent)
     status, out, err = run(capsys, "show", recipe, *overrides)
     assert status == 2 and message in err and not out
+
+
+def test_show_a_pretraining_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every token but the first of a document is learnt from, the one after the row too; they are the run's rows."""
+    stories = [
+        f"The baker number {n} bakes bread in the town of Delby, and everybody there knows it." for n in range(40)
+    ]
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories))
+    recipe = {
+        "run": "run",
+        "data": {"train": "stories.txt", "context": 64, "validation_fraction": 0},
+        "tokenizer": {"vocab_size": 300},
+        "model": {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8},
+        "train": {"steps": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "show", "recipe.yaml", "-n", 2)
+    assert status == 0 and "kept: text (40)" in err
+    assert "<|endoftext|>⟧" in out and "── document 2 of " in out and " bakes bread" in out
+    assert not (tmp_path / "run").exists()  # looking leaves nothing behind
+    read = read_recipe("recipe.yaml", (), PretrainRecipe)
+    RunFolder.open("run", read).close()
+    tokenizer, shards, _ = read_data(read, Ranks(), print, None)
+    rows = Stream(shards, 64, 0).read([0, 1])
+    assert tokenizer.decode(rows.tokens[0, :8].tolist()).split("<|endoftext|>")[0] in out.replace("⟦", "")
+    total = f"in all 128 tokens: {rows.supervised} learnt from ({rows.supervised / 128:.0%}), 0 padding"
+    assert out.splitlines()[-1] == total
+    capsys.readouterr()
+    assert run(capsys, "show", "recipe.yaml", "-n", 2)[1] == out  # from the folder of the run
+    monkeypatch.setattr("pellucid.data.prepared.tokenise", None)
+    assert run(capsys, "show", "recipe.yaml", "-n", 2)[1] == out  # in which nothing was made anew
+    assert run(capsys, "show", "recipe.yaml", "seed=1")[0] == 1  # another recipe finds nothing there
 
 
 def test_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def test_spans(tokenizer: Tokenizer) -> None:
     learnt = (
         [False] * (len(ids) - 2 - len(tokenizer.encode("the"))) + [False] + [True] * (len(tokenizer.encode("the")) + 1)
     )
-    spans = list(spans_of(Piece(0, tuple(ids), tuple(learnt), 0 if end else 1), tokenizer))
+    spans = list(spans_of(Piece(tuple(ids), tuple(learnt), 0 if end else 1), tokenizer))
     assert spans[:4] == [
         Span("é<|end|>", False),  # text that spells a control token is none
         Span("<|end|>", False, special=True),
@@ -66,5 +66,5 @@ def test_spans(tokenizer: Tokenizer) -> None:
 
 def test_half_a_character_is_shown_as_its_bytes(tokenizer: Tokenizer) -> None:
     first, second = tokenizer.encode("é")
-    (one, two) = spans_of(Piece(0, (first, second), (False, True), None), tokenizer)
+    (one, two) = spans_of(Piece((first, second), (False, True), None), tokenizer)
     assert (one, two) == (Span(r"\xc3", False), Span(r"\xa9", True))
