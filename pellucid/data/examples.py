@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from pellucid.layers.batch import Batch
+from pellucid.layers.batch import PADDING, Batch
 
 IGNORE = -100  # a target that is not learnt from
 
@@ -35,8 +36,17 @@ class Examples:
         return int((self.targets != IGNORE).sum())
 
     @property
+    def real(self) -> int:
+        """How many tokens are no padding."""
+        return int((self.documents != PADDING).sum())
+
+    @property
     def batch(self) -> Batch:
         return Batch(self.positions, self.documents)
+
+    def to(self, device: torch.device) -> Examples:
+        """On another device."""
+        return Examples(*(x.to(device) for x in (self.tokens, self.targets, self.positions, self.documents)))
 
     def split(self, rows: int) -> list[Examples]:
         """In parts of at most `rows` rows."""

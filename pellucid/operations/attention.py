@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.operations import softmax
 from pellucid.operations.packed_attention import packed_attention
 
 
@@ -48,9 +47,9 @@ def attention(
     see_pattern: is given the weights (B, H, T, S) after the softmax; what it returns is used in their stead.
     Keys and values are never repeated to all heads.
     """
-    if mask.first is not None or (mask.causal and query.requires_grad):
-        if softcap is None and see_pattern is None and softmax.why_not(query.device, query.dtype) is None:
-            return _packed(query, key, value, mask.first, scale)
+    trained = mask.first is not None or (mask.causal and query.requires_grad)
+    if trained and softcap is None and see_pattern is None and query.device.type == "cpu":
+        return _packed(query, key, value, mask.first, scale)
     if mask.first is not None:
         mask = Mask(bias=from_first_to_self(mask.first)[:, None])
     if softcap is not None or see_pattern is not None:
@@ -75,7 +74,7 @@ def from_first_to_self(first: Tensor) -> Tensor:
 
 
 def _packed(query: Tensor, key: Tensor, value: Tensor, first: Tensor | None, scale: float) -> Tensor:
-    """By the native kernel of training. In bfloat16 its scores are rounded, as in plain algebra; PyTorch's fused kernel,
+    """The way of training on the CPU. In bfloat16 its scores are rounded, as in plain algebra; PyTorch's fused kernel,
     which a prompt goes through, keeps them wide."""
     B, H, T, D = query.shape
     K = key.shape[1]

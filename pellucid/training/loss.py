@@ -77,15 +77,8 @@ def softmax_loss(logits: Tensor, targets: Tensor, softcap: float | None) -> tupl
     Returns the losses (n,), float32, and their gradient with respect to the logits, (n, V) in the logits' type.
     """
     # L = log sum_v exp(z_v) - z_target;  dL/dz = softmax(z) - onehot(target)
-    if softcap is None and softmax.why_not(logits.device, logits.dtype) is None:
-        return softmax.cross_entropy(logits, targets), logits
-    raw = logits.float()
-    wide = raw if softcap is None else softcap * torch.tanh(raw / softcap)
-    logsum = wide.logsumexp(-1, keepdim=True)  # (n, 1)
-    at_target = targets[:, None]
-    losses = (logsum - wide.gather(-1, at_target))[:, 0]
-    gradient = (wide - logsum).exp_()
-    gradient.scatter_add_(-1, at_target, gradient.new_full((), -1.0).expand_as(at_target))
-    if softcap is not None:
-        gradient *= 1 - (wide / softcap) ** 2  # d(c tanh(x / c)) / dx
-    return losses, gradient.to(logits.dtype)
+    if softcap is None:
+        return softmax.cross_entropy(logits, targets)
+    squeezed = torch.tanh(logits.float() / softcap)
+    losses, gradient = softmax.cross_entropy(softcap * squeezed, targets)
+    return losses, (gradient * (1 - squeezed**2)).to(logits.dtype)  # d(c tanh(x / c)) / dx = 1 - tanh^2

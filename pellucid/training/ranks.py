@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pellucid.errors import PellucidError
 
-PATIENCE = timedelta(seconds=50)  # how long a process waits for the others before it says that one is gone
+PATIENCE = timedelta(minutes=30)  # for one that is stuck; one that is gone is noticed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,16 @@ class Ranks:
             with said():
                 dist.all_reduce(value)
         return value
+
+    def agree(self, value: int | None) -> int | None:
+        """The largest of what the processes have, which each of them gets; None: none of them has any."""
+        if self.world == 1:
+            return value
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        largest = torch.tensor(-1 if value is None else value, device=device)
+        with said():
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return None if largest < 0 else int(largest)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up every parameter's gradient over all processes, in one message; none counts as zero."""

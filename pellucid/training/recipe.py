@@ -18,6 +18,14 @@ from pellucid.errors import InputError, did_you_mean
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
+def _word(value: Any) -> Any:
+    """YAML 1.1 reads the words on and off as true and false."""
+    return ("off", "on")[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and without fields that nobody has heard of."""
 
@@ -103,7 +111,7 @@ class Recipe(Section):
     run: str  # the run folder
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Switch = "auto"
     data: DataRecipe
     optim: OptimRecipe = OptimRecipe()
     train: TrainRecipe

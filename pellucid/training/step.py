@@ -1,4 +1,4 @@
-"""One step of training: the gradient of a batch, summed over its tokens and divided once, and what it cost.
+"""One step of training: the gradient of a batch, summed over its tokens and divided once.
 
 Whatever way a batch is cut, over micro-batches or processes, the loss and the gradient are the same (promise D2): the
 tokens that are learnt from are counted first, over all of the batch, and every part's sum is divided by that number.
@@ -21,10 +21,14 @@ Objective = Callable[[Decoder, Examples], Tensor]  # the loss of some rows, summ
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What the gradient of a batch was taken at. loss: the mean over `tokens`, in nats. norm: before clipping."""
+    """What a batch's gradient was taken at.
+
+    loss: the mean over `learnt` tokens, in nats. real: tokens that are no padding. norm: of the gradient, not clipped.
+    """
 
     loss: float
-    tokens: int
+    learnt: int
+    real: int
     norm: float
 
 
@@ -33,28 +37,33 @@ def take_gradient(
     examples: Examples | None,
     objective: Objective,
     *,
-    micro_batch: int | None,
-    autocast: torch.dtype | None,
-    ranks: Ranks,
+    micro_batch: int | None = None,
+    autocast: torch.dtype | None = None,
+    ranks: Ranks | None = None,
 ) -> Gradient:
-    """The mean loss's gradient over the batch, of which `examples` are this process's rows (None: it has none), in
-    the parameters' `.grad`."""
-    mine = 0 if examples is None else examples.supervised
-    tokens = int(ranks.sum(torch.tensor(mine)))
-    loss = torch.zeros((), device=model.embedding.weight.device)
+    """Puts the gradient of a batch's mean loss into the parameters' `.grad`.
+
+    examples: this process's rows of the batch (None: it has none), which are taken `micro_batch` at a time.
+    autocast: the type of products, where it is not that of the weights.
+    """
+    ranks = ranks or Ranks()
+    device = model.embedding.weight.device
+    counts = torch.tensor([0, 0] if examples is None else [examples.supervised, examples.real], device=device)
+    learnt, real = ranks.sum(counts).tolist()
+    loss = torch.zeros((), device=device)
     if examples is not None:
         for part in examples.split(micro_batch or len(examples.tokens)):
-            with torch.autocast(loss.device.type, autocast, enabled=autocast is not None):
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 total = objective(model, part)
-            (total / max(tokens, 1)).backward()
+            (total / max(learnt, 1)).backward()
             loss += total.detach()
     ranks.sum_gradients(model.parameters())
-    loss = ranks.sum(loss) / max(tokens, 1)
+    mean = ranks.sum(loss) / max(learnt, 1)
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    return Gradient(float(loss), tokens, float(norm))
+    return Gradient(float(mean), learnt, real, float(norm))
 
 
 def clip(model: Decoder, norm: float, largest: float) -> None:
-    """Scales the gradient of this norm down to `largest`, where it is above (Pascanu et al. 2013, algorithm 1)."""
+    """Scales the gradient, of this norm, down to `largest` where it is above (Pascanu et al. 2013, algorithm 1)."""
     if norm > largest:
         torch._foreach_mul_([p.grad for p in model.parameters() if p.grad is not None], largest / norm)

@@ -1,0 +1,69 @@
+"""What the commands that train share: recipe and overrides, lines to people, how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pellucid.models.decoder import Decoder
+    from pellucid.tokenizer.tokenizer import Tokenizer
+    from pellucid.training.loop import Outcome
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file; see the folder recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FIELD=VALUE]...", help="Fields of the recipe to set, such as optim.lr=3e-4.", show_default=False
+    ),
+]
+
+
+def say(text: str) -> None:
+    """A line on stderr: what is found and chosen on the way."""
+    typer.echo(text, err=True)
+
+
+def preparing() -> Callable[[str, int, int | None], None]:
+    """Shows how far tokenizer and shards are: a line that moves on a terminal, one every ten seconds elsewhere."""
+    import sys
+    import time
+
+    state = {"shown": time.monotonic(), "width": 0}
+    terminal = sys.stderr.isatty()
+
+    def show(phase: str, done: int, of: int | None) -> None:
+        now = time.monotonic()
+        if now - state["shown"] < (0.2 if terminal else 10):
+            return
+        state["shown"] = now
+        text = f"{phase} {done:,}" + (f" of {of:,}" if of else "")
+        typer.echo(f"\r{text}\x1b[K" if terminal else text, err=True, nl=not terminal)
+
+    return show
+
+
+def sample(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int) -> list[str]:
+    """The model's most likely continuation of each prompt."""
+    from pellucid.inference.generate import generate
+    from pellucid.inference.sampling import SamplingParams
+
+    ids = [tokenizer.encode(prompt, add_bos=tokenizer.adds_bos) for prompt in prompts]
+    completions = generate(model, tokenizer, ids, SamplingParams(temperature=0, max_tokens=tokens))
+    return [completion.text for completion in completions]
+
+
+def finish(outcome: Outcome, run: str) -> int:
+    """Says how the run ended; the exit status."""
+    if outcome.signal is not None:
+        say(f"stopped after step {outcome.steps:,} and saved: the same command goes on from there")
+        return 128 + outcome.signal
+    loss = "" if outcome.loss is None else f", loss {outcome.loss:.3f}"
+    seen = outcome.validation
+    held = "" if seen is None else f"; validation loss {seen.loss:.3f}, perplexity {seen.perplexity:.2f}"
+    bits = "" if seen is None or seen.bits_per_byte is None else f", {seen.bits_per_byte:.3f} bits per byte"
+    typer.echo(f"{run}: {outcome.steps:,} steps, {outcome.tokens:,} tokens{loss}{held}{bits}")
+    typer.echo(f"Go on: pellucid generate {run} -p '...', pellucid show {run}; the curves are in {run}/loss.svg")
+    return 0
