@@ -106,12 +106,15 @@ def turn_end(tokenizer: Tokenizer) -> int:
     return next(token for token, own in zip(reversed(ids), reversed(said), strict=True) if own)
 
 
+def question_of(text: str, tokenizer: Tokenizer) -> Question:
+    """A user's message as the beginning of a conversation."""
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+    return Question(chat.text, tuple(chat.ids))
+
+
 def answer(model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[str]:
     """What the model answers to each of these messages of a user."""
-    chats = [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True) for text in texts
-    ]
-    questions = [Question(chat.text, tuple(chat.ids)) for chat in chats]
+    questions = [question_of(text, tokenizer) for text in texts]
     return [completion.text for completion in ask(model, tokenizer, questions, max_tokens)]
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from pellucid.alignment.before_after import Comparison, Question, answer, compare, write_report
+from pellucid.alignment.before_after import Comparison, Question, answer, compare, question_of, write_report
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.templates import give_template, with_template
 from pellucid.checkpoints.describe import base_of, describe
@@ -148,7 +148,10 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
     if replay is not None:
         text = Stream(shards("replay", replay.data, base.tokenizer, "text"), context, recipe.seed)
         rows = Mixture(conversations, text, replay.fraction)
-    questions = (*prompts(recipe, tokenizer), *questions_of(held or train, tokenizer, recipe.report.questions, context))
+    questions = (
+        *prompts(recipe, tokenizer, longest),
+        *questions_of(held or train, tokenizer, recipe.report.questions, context),
+    )
     return FineTuningData(
         tokenizer,
         conversations,
@@ -184,12 +187,17 @@ def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterat
             yield f"data {count:,} {reason}"
 
 
-def prompts(recipe: SFTRecipe, tokenizer: Tokenizer) -> Iterator[Question]:
-    """The recipe's own questions."""
-    for text in recipe.report.prompts:
-        messages = [{"role": "user", "content": text}]
-        chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        yield Question(chat.text, tuple(chat.ids))
+def prompts(recipe: SFTRecipe, tokenizer: Tokenizer, context: int) -> Iterator[Question]:
+    """The recipe's own questions. Raises `InputError` for a prompt of the recipe that leaves no room for an answer."""
+    for text in (*recipe.report.prompts, *recipe.train.sample_prompts):
+        question = question_of(text, tokenizer)
+        if len(question.ids) >= context:
+            raise InputError(
+                f"the prompt {text[:40]!r} has {len(question.ids)} tokens and the context holds {context}, the answer "
+                "included: make it shorter"
+            )
+        if text in recipe.report.prompts:
+            yield question
 
 
 def questions_of(shards: Shards, tokenizer: Tokenizer, count: int, context: int) -> Iterator[Question]:
