@@ -13,10 +13,19 @@ def forms(word: str) -> set[str]:
     return {word, plural} if plural != word else {word, word + "s", word + "es", word.replace("goose", "geese")}
 
 
+SUBJECT = re.compile(r"\b(he|she|they)\b", re.IGNORECASE)
+OBJECT = re.compile(r"\b(him|her|them|his|their)\b", re.IGNORECASE)
+
+
+def sentences_of(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?:;”]) |\n", text)
+
+
 class Reader:
     """Finds what a text names: people, places, rivers, animals' names, the words for what is known, years, numbers."""
 
     def __init__(self, world: TinyWorld) -> None:
+        self.facts = world.facts
         strangers = {name for names_ in world.strangers for name in names_}
         self.people = {person.name for person in world.people} | strangers
         parts = {part for name in self.people for part in name.split()}
@@ -35,6 +44,34 @@ class Reader:
     def names_in(self, text: str) -> set[str]:
         found = set(self.named.findall(text))
         return found | {name[0].lower() + name[1:] for name in self.opening.findall(text) if name not in found}
+
+    def misplaced(self, document: Document) -> set[tuple[str, str]]:
+        """(somebody, what is said beside the name) where a sentence names one person and something not of theirs.
+
+        Sentences with a pronoun that may be the subject are left out.
+        """
+        people = self._people_of(document)
+        found = set()
+        for line in sentences_of(document.text):
+            names_here = self.names_in(line)
+            here = {person for person in people if {person, person.split()[0]} & names_here}
+            if len(here) == 1 and not SUBJECT.search(line) and not OBJECT.search(line.split(min(here).split()[0])[0]):
+                (person,) = here
+                of_them = self.of_person(person) | {person, *person.split()}
+                found |= {(person, name) for name in names_here - of_them}
+        return found
+
+    def _people_of(self, document: Document) -> set[str]:
+        subjects = {word for fact in document.facts for word in (fact.subject, fact.value)}
+        return (subjects | {subject for subject, _ in document.left_open}) & self.people
+
+    def of_person(self, person: str) -> set[str]:
+        """What may be said in one breath with a person: the values of the facts, and those of the home town."""
+        facts = [fact for fact in self.facts if fact.subject == person]
+        homes = {fact.value for fact in facts if fact.relation == "home"}
+        facts += [fact for fact in self.facts if fact.subject in homes]
+        words = {word for fact in facts for word in (fact.subject, fact.value, str(fact.date))}
+        return words | {form for word in words for form in forms(word)}
 
     def masked(self, text: str) -> str:
         return self.named.sub("_", self.opening.sub("_", text))

@@ -6,6 +6,7 @@ A template is a text in which
     *live  ~live      is a verb in the tense of the teller that agrees with the subject, or with its pronoun,
     ^teach            is a verb in the past that agrees with the subject,
     +live  &live      is a verb in the tense of the teller whose subject, another one, is singular or plural.
+    %                is a comma, unless another mark or the end of the sentence follows.
 Choices are drawn among those whose slots are all filled, so that a template never asks for what is not there.
 """
 
@@ -96,7 +97,7 @@ def listed(names: Sequence[str]) -> str:
 
 def sentence(text: str) -> str:
     """The clause as a sentence: a capital at the start, a full stop unless it has its end already."""
-    text = " ".join(text.split())
+    text = re.sub(r"%(?=\s*(?:[.,;:!?]|$))", "", " ".join(text.split())).replace("%", ",")
     text = sentence_start(text)
     return text if re.search(r"[.!?:;,][”’]?$", text) else text + "."
 

@@ -54,7 +54,7 @@ PLAIN_FRAMES = [
 FRAMES = [
     *PLAIN_FRAMES,
     *PLAIN_FRAMES,
-    "{s} {V1} and [also|besides] {V2}",
+    "{s} {V1} and also {V2}",
     "{s} {V1}, {V2} and {V3}",
     "{name}, {N1}, {V1} and {V2}",
     "{name}, {P1}, {V1}",
