@@ -16,7 +16,7 @@ import pellucid
 from pellucid.checkpoints.save import About
 from pellucid.cli.app import run as command
 from pellucid.errors import InputError
-from pellucid.training.recipe import PretrainRecipe, parse_recipe
+from pellucid.training.recipe import PretrainRecipe, parse_recipe, read_recipe
 from pellucid.training.run import RunFolder, compare
 from tests.checkpoints.tiny import CONFIGS, random_model, same_weights, tiny_tokenizer
 from tests.training.tiny_run import recipe, save_step
@@ -27,7 +27,8 @@ from pellucid.training.run import RunFolder
 from tests.training.tiny_run import recipe
 run = RunFolder.open(sys.argv[1], recipe())
 child = os.fork()
-print(child, flush=True)
+if child:  # the parent alone prints
+    print(child, flush=True)
 time.sleep(60)
 """
 
@@ -70,6 +71,16 @@ def test_the_recipe_is_written_whole_and_comes_back(tmp_path: Path) -> None:
     content = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert content["optim"]["betas"] == [0.9, 0.95]  # fields that nobody set are there too
     assert parse_recipe(content, PretrainRecipe, "config.yaml") == given
+
+
+def test_a_switch_is_a_word_here_whatever_yaml_makes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe().model_dump(mode="json") | {"compile": "auto"}))
+    given = [read_recipe(tmp_path / "recipe.yaml", [f"compile={word}"], PretrainRecipe) for word in ("off", "'off'")]
+    assert [one.compile for one in given] == ["off", "off"]
+    for one in given:
+        RunFolder.open(tmp_path / "run", one).close()
+    with pytest.raises(InputError, match="compile = 1: input should be 'auto', 'on' or 'off'"):
+        read_recipe(tmp_path / "recipe.yaml", ["compile=1"], PretrainRecipe)
 
 
 def test_resuming_with_another_recipe_shows_each_difference(tmp_path: Path) -> None:
@@ -153,9 +164,10 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
             save_step(run, step, model)
         assert steps(run.path) == ["step-10", "step-20"]
         (run.path / "checkpoints/step-10/state.json").unlink()
-        with pytest.warns(UserWarning, match="step-10"):
-            (run.path / "checkpoints/step-20/config.json").write_text("{}")
+        (run.path / "checkpoints/step-20/config.json").write_text("{}")
+        with pytest.warns(UserWarning) as warned:
             assert run.newest_checkpoint() is None
+        assert len(warned) == 2
         save_step(run, 30, model)
         save_step(run, 40, model)
         assert steps(run.path) == ["step-30", "step-40"]  # the broken ones did not count as kept
