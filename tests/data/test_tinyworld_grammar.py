@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid.data.tinyworld import narrators, phrases, plots, scenery, sentences
+from pellucid.data.tinyworld import lists, narrators, phrases, plots, scenery, sentences
 from pellucid.data.tinyworld.grammar import (
     Voice,
     can_be_filled,
@@ -54,7 +54,7 @@ def texts_in(value):
 
 
 def all_templates():
-    modules = (phrases, narrators, plots, scenery, sentences)
+    modules = (phrases, lists, narrators, plots, scenery, sentences)
     values = [
         value for module in modules for name, value in vars(module).items() if name.isupper() and name != "PIECES"
     ]

@@ -119,10 +119,9 @@ SPEAKERS = (
     ("Judge", "Witness"),
     ("Visitor", "Guide"),
 )
-SMALL_TALK = (
+OPENINGS = (
     "[Good evening|Good day|Hello there]. [Cold today, is it not|Is this seat free|May I ask you something]?",
     "[Tell me something|You know the people here, I think|I hear that you know everybody].",
-    "[Do sit down|Come in, come in|Warm your hands first].",
-    "[One more thing|And another thing|Just one more question].",
-    "[I thought so|How nice|Well, well|That is good to hear|So I had heard].",
 )
+REPLIES = "[Do sit down|Come in, come in|Warm your hands first|Ask away|Certainly]."
+REACTIONS = "[I thought so|How nice|Well, well|That is good to hear|So I had heard|Is that so|I see|One more thing]. "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pellucid.data.tinyworld import asking, phrases
+from pellucid.data.tinyworld import asking, lists
 from pellucid.data.tinyworld.grammar import Voice, pick, render, sentence_start, shuffled
 from pellucid.data.tinyworld.narrators import NARRATORS
 from pellucid.data.tinyworld.questions import Asker, Question, answer_text
@@ -99,7 +99,7 @@ class Writer:
         """The lines of a register."""
         rng, known = self.rng, shuffled(self.rng, self.world.facts_of(entity.name))
         values = {fact.relation: fact.value for fact in known} | {"role": "spouse"}
-        labels = [render(phrases.LABELS[fact.relation], rng, Voice(values)) for fact in known]
+        labels = [render(lists.LABELS[fact.relation], rng, Voice(values)) for fact in known]
         join = pick(rng, ("\n", ". ", "; "))
         text = pick(rng, (f"{sentence_start(entity.name)}\n", f"Name: {entity.name}{join}")) + join.join(labels) + "."
         return Document("encyclopaedia", text, tuple(known))
@@ -135,17 +135,16 @@ class Writer:
         chosen = shuffled(rng, self.world.facts_of(entity.name))[: 2 + int(rng.random() * 3)]
         questions = [self.asker.about(fact) for fact in chosen]
         turns: list[tuple[str, str]] = []
+        if rng.random() < 0.3:
+            turns.append((self._say(pick(rng, asking.OPENINGS)), self._say(asking.REPLIES)))
         for index, question in enumerate(questions):
             asked = self.asker.again(question) if index and rng.random() < 0.5 else question
-            turns.append((asked.text, answer_text(question, rng)))
+            reaction = self._say(asking.REACTIONS) if index and rng.random() < 0.3 else ""
+            turns.append((reaction + asked.text, answer_text(question, rng)))
         one, other = pick(rng, asking.SPEAKERS)
-        talk = render(pick(rng, asking.SMALL_TALK[:2]), rng, Voice({}))
-        if rng.random() < 0.5:
-            lines = [f"{one}: {ask}\n{other}: {say}" for ask, say in turns]
-            opening = f"{one}: {talk}\n{other}: {render(asking.SMALL_TALK[2], rng, Voice({}))}"
-        else:
-            lines = [f"“{ask}”\n“{say}”" for ask, say in turns]
-            opening = f"“{talk}”\n“{render(asking.SMALL_TALK[2], rng, Voice({}))}”"
-        if rng.random() < 0.4:
-            lines.insert(0, opening)
+        shape = pick(rng, ("“{ask}”\n“{say}”", f"{one}: {{ask}}\n{other}: {{say}}"))
+        lines = [render(shape, rng, Voice({"ask": ask, "say": say})) for ask, say in turns]
         return Document("conversation", "\n".join(lines), tuple(chosen))
+
+    def _say(self, template: str) -> str:
+        return render(template, self.rng, Voice({}))

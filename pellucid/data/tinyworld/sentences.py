@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pellucid.data.tinyworld import phrases
+from pellucid.data.tinyworld import lists, phrases
 from pellucid.data.tinyworld.grammar import (
     HE,
     SHE,
@@ -22,7 +22,7 @@ from pellucid.data.tinyworld.grammar import (
 )
 from pellucid.data.tinyworld.world import COMPANIONS, LATE, Entity, Fact, Person
 
-RELATIONS = frozenset(phrases.LABELS) | frozenset(LATE)
+RELATIONS = frozenset(lists.LABELS) | frozenset(LATE)
 Pieces = dict[str, list[tuple[str, frozenset[str]]]]
 
 
@@ -163,7 +163,7 @@ class Teller:
     def list_alike(self, entity: Entity, facts: Sequence[Fact]) -> None:
         """Several people in one sentence, who all live in this place, follow this trade, keep such an animal."""
         people = {"all": listed([fact.subject for fact in facts])}
-        self.fill(entity, pick(self.rng, phrases.ROLLS[facts[0].relation]), people)
+        self.fill(entity, pick(self.rng, lists.ROLLS[facts[0].relation]), people)
         self.facts += facts
 
     def leave_open(self, entity: Entity, relation: str) -> None:

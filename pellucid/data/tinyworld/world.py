@@ -85,7 +85,7 @@ class Making:
 
         A full name belongs to one person. First names are shared by a few, surnames only once they run out.
         """
-        rng, each = self.rng, max(6, count // 6)
+        rng, each = self.rng, max(8, count // 6)
         firsts = {SHE: shuffled(rng, names.WOMEN)[:each], HE: shuffled(rng, names.MEN)[:each], THEY: names.EITHER}
         surnames = shuffled(rng, [start + end for start in names.SURNAME_STARTS for end in names.SURNAME_ENDS])
         held_out = shuffled(rng, [index % 2 == 1 for index in range(count)])
@@ -100,15 +100,16 @@ class Making:
             taken.add(name)
             people.append(Person(name, "person", pronouns, first_name=first, held_out=held_out[index]))
         nobody: list[str] = []
+        many = min(20 * count, 20_000)
         any_first = [*firsts[SHE], *firsts[HE]]
         used, spare = surnames[:count], surnames[count : 2 * count] or surnames
-        while len(nobody) < 5 * count:
+        while len(nobody) < count + many:
             # Half of them recombine the names of others, half have a surname that nobody has.
             name = f"{pick(rng, any_first)} {pick(rng, pick(rng, [used, spare]))}"
             if name not in taken:
                 taken.add(name)
                 nobody.append(name)
-        return people, (nobody[: 4 * count], nobody[4 * count :])
+        return people, (nobody[:many], nobody[many:])
 
     def _make_kinds(self, kind: str, words: Sequence[str], count: int) -> list[str]:
         """Some of the trades (each has its guild house somewhere) or animals (each wears a colour on fair days)."""
