@@ -9,75 +9,76 @@ CARRIERS = (
     "[Excuse me|Hello|Good day|Sorry], {l}",
 )  # fmt: skip
 
+# {name} stands where only a name can, {s} and {s's} where a pronoun may stand when one asks on.
 QUESTIONS = {
     "born": (
         "When was {s} born?", "In [what|which] year was {s} born?", "What is {s's} year of birth?",
         "In [what|which] year did {s} come into the world?", "[What|Which] year is the year of {s's} birth?",
-        "What was the year in which {s} was born?", "{s} was born in [what|which] year?",
+        "What was the year in which {s} was born?", "{name} was born in [what|which] year?",
     ),
     "birthplace": (
-        "Where was {s} born?", "In [what|which] town was {s} born?", "What is the birthplace of {s}?",
+        "Where was {s} born?", "In [what|which] town was {s} born?", "What is the birthplace of {name}?",
         "What is {s's} birthplace?", "Where does {s} come from?", "In which place did {s} come into the world?",
-        "{s} was born in [what|which] town?",
+        "{name} was born in [what|which] town?",
     ),
     "home": (
-        "Where does {s} live?", "In [what|which] town does {s} live?", "Where is the home of {s}?",
-        "Where is {s's} home?", "In [what|which] town can one find {s}?", "Which town is home to {s}?",
-        "{s} lives in [what|which] town?",
+        "Where does {s} live?", "In [what|which] town does {s} live?", "Where is the home of {name}?",
+        "Where is {s's} home?", "In [what|which] town can one find {name}?", "Which town is home to {name}?",
+        "{name} lives in [what|which] town?",
     ),
     "trade": (
-        "What is {s's} trade?", "What is the trade of {s}?", "What does {s} do for a living?",
+        "What is {s's} trade?", "What is the trade of {name}?", "What does {s} do for a living?",
         "What work does {s} do?", "How does {s} earn a living?", "[What|Which] trade does {s} follow?",
         "What does {s} work as?",
     ),
     "animal": (
         "What animal does {s} keep?", "[What|Which] animal does {s} have?", "What kind of animal does {s} keep?",
-        "What is {s's} animal?", "What animal belongs to {s}?", "What animal does {s} look after?",
+        "What is {s's} animal?", "What animal belongs to {name}?", "What animal does {s} look after?",
     ),
     "pet": (
         "What is {s's} animal called?", "What is the name of {s's} animal?", "What does {s} call {his} animal?",
         "By what name does {s} call {his} animal?", "What name did {s} give to {his} animal?",
-        "How is the animal of {s} called?",
+        "How is the animal of {name} called?",
     ),
     "favourite": (
-        "What does {s} like best?", "What is {s's} favourite thing?", "What is the favourite thing of {s}?",
-        "What does {s} love above all?", "What pleases {s} most?", "What is {s} most fond of?",
+        "What does {s} like best?", "What is {s's} favourite thing?", "What is the favourite thing of {name}?",
+        "What does {s} love above all?", "What pleases {name} most?", "What is {s} most fond of?",
     ),
     "spouse": (
-        "Who is {s} married to?", "To whom is {s} married?", "Whom did {s} marry?", "Who is the {mate} of {s}?",
+        "Who is {s} married to?", "To whom is {s} married?", "Whom did {s} marry?", "Who is the {mate} of {name}?",
         "What is the name of {s's} {mate}?", "With whom does {s} share {his} life?",
     ),
     "teacher": (
-        "Who taught {s}?", "Who was {s's} teacher?", "From whom did {s} learn the trade?",
-        "Who was the teacher of {s}?", "By whom was {s} taught?", "What was the name of {s's} teacher?",
+        "Who taught {name}?", "Who was {s's} teacher?", "From whom did {s} learn the trade?",
+        "Who was the teacher of {name}?", "By whom was {s} taught?", "What was the name of {s's} teacher?",
     ),
     "friend": (
-        "Who is {s's} best friend?", "Who is the closest friend of {s}?", "Who is {s's} closest friend?",
+        "Who is {s's} best friend?", "Who is the closest friend of {name}?", "Who is {s's} closest friend?",
         "What is the name of {s's} best friend?", "Whom does {s} call {his} best friend?",
-        "Who is the best friend of {s}?",
+        "Who is the best friend of {name}?",
     ),
     "river": (
-        "On which river does {s} lie?", "What river flows through {s}?", "Which river runs past {s}?",
-        "What is the river of {s}?", "On what river does {s} stand?",
+        "On which river does {s} lie?", "What river flows through {name}?", "Which river runs past {name}?",
+        "What is the river of {name}?", "On what river does {s} stand?",
     ),
     "founded": (
-        "When was {s} founded?", "In [what|which] year was {s} founded?", "What is the year of the founding of {s}?",
-        "When was the first stone of {s} laid?",
+        "When was {s} founded?", "In [what|which] year was {s} founded?", "What is the year of the founding of {name}?",
+        "When was the first stone of {name} laid?",
     ),
     "known": (
-        "What is {s} known for?", "What is {s} famous for?", "For what do people go to {s}?",
+        "What is {s} known for?", "What is {s} famous for?", "For what do people go to {name}?",
         "What does {s} sell to the country?",
     ),
     "guild": (
-        "Where is the guild house of {s}?", "Where do {s} have their guild house?",
-        "In which town is the guild of {s}?",
+        "Where is the guild house of {name}?", "Where do {s} have their guild house?",
+        "In which town is the guild of {name}?",
     ),
     "ribbon": (
-        "What colour do {s} wear on fair days?", "Which colour are the ribbons of {s} on fair days?",
-        "What is the colour of {s} on fair days?",
+        "What colour do {s} wear on fair days?", "Which colour are the ribbons of {name} on fair days?",
+        "What is the colour of {name} on fair days?",
     ),
-    "moved": ("Where has {s} moved to?", "To which town has {s} moved?", "Which is the new town of {s}?"),
-    "prize": ("What prize has {s} won?", "Which prize went to {s}?", "What did the judges give to {s}?"),
+    "moved": ("Where has {s} moved to?", "To which town has {s} moved?", "Which is the new town of {name}?"),
+    "prize": ("What prize has {s} won?", "Which prize went to {name}?", "What did the judges give to {name}?"),
     "bought": ("What new animal has {s} bought?", "Which animal did {s} bring home from the fair?"),
     "opened": ("What has been opened in {s}?", "What new building has {s}?"),
 }  # fmt: skip

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pellucid.data.tinyworld import asking
-from pellucid.data.tinyworld.grammar import HE, Voice, pick, possessive, render, shuffled, with_article
+from pellucid.data.tinyworld.grammar import HE, SHE, Voice, pick, possessive, render, shuffled, with_article
+from pellucid.data.tinyworld.names import WOMEN
 from pellucid.data.tinyworld.sentences import role_of
 from pellucid.data.tinyworld.world import LATE, Entity, Fact, Person
 
@@ -56,40 +57,36 @@ class Asker:
 
     def stranger(self, name: str) -> Question:
         relation = pick(self.rng, ("born", "birthplace", "home", "trade", "animal", "favourite", "teacher", "friend"))
-        stranger = Entity(name, "person", HE)
-        return self._open(
-            relation, stranger, pick(self.rng, asking.QUESTIONS[relation]).replace("{his}", "the"), "nobody"
-        )
+        stranger = Entity(name, "person", SHE if name.split()[0] in WOMEN else HE)
+        return self._open(relation, stranger, pick(self.rng, asking.QUESTIONS[relation]), "nobody")
 
     def again(self, question: Question) -> Question:
-        """The same question with a pronoun for the name, as one asks on."""
+        """The same question about a person with "he" or "she" for the name, as one asks on."""
         entity = self.entities[question.subject]
-        if entity.kind != "person" or entity.pronouns.plural:
+        he, _, his, _, plural = entity.pronouns
+        if entity.kind != "person" or plural:
             return question
-        templates = asking.QUESTIONS[question.relation]
-        words = {"s": entity.pronouns.he, "s's": entity.pronouns.his}
-        fit = [
-            template
-            for template in templates
-            if template.count("{s") == 1 and not re.search(r"(of|to) \{s\}|^\{s\}", template)
-        ]
-        fit = [template for template in fit if not re.search(r"(find|pleases|Who taught|belongs to) \{s\}", template)]
-        text = self._word(pick(self.rng, fit), entity, question.answer or "", words, carried=False)
-        return replace(question, text=pick(self.rng, (f"And {text[0].lower()}{text[1:]}", text)))
+        fit = [template for template in asking.QUESTIONS[question.relation] if "{name}" not in template]
+        text = self._render(pick(self.rng, fit), entity, question.answer, {"s": he, "s's": his})
+        return replace(question, text=pick(self.rng, (f"And {_lower(text)}", text)))
 
     def _open(self, relation: str, entity: Entity, template: str, sort: str) -> Question:
-        return Question(self._word(template, entity, ""), None, (), entity.name, relation, sort)
+        return Question(self._word(template, entity), None, (), entity.name, relation, sort)
 
-    def _word(
-        self, template: str, entity: Entity, value: str, words: Mapping[str, str] | None = None, carried: bool = True
-    ) -> str:
-        mate = role_of(self.entities[value]) if value in self.entities else "spouse"
-        slots = {"s": entity.name, "s's": possessive(entity.name), "his": entity.pronouns.his, "mate": mate}
-        question = render(template, self.rng, Voice({**slots, **(words or {})}))
-        if not carried:
-            return question[0].lower() + question[1:] if not words else question
-        lower = question if question.startswith(entity.name) else question[0].lower() + question[1:]
-        return render(pick(self.rng, asking.CARRIERS), self.rng, Voice({"q": question, "l": lower}))
+    def _word(self, template: str, entity: Entity, value: str | None = None) -> str:
+        """The question with the name, in some of the ways in which one begins to ask."""
+        text = self._render(template, entity, value, {"s": entity.name, "s's": possessive(entity.name)})
+        lower = text if text.startswith(entity.name) else _lower(text)
+        return render(pick(self.rng, asking.CARRIERS), self.rng, Voice({"q": text, "l": lower}))
+
+    def _render(self, template: str, entity: Entity, value: str | None, words: Mapping[str, str]) -> str:
+        mate = role_of(self.entities[value]) if value and value in self.entities else "spouse"
+        slots = {"name": entity.name, "his": entity.pronouns.his, "mate": mate, **words}
+        return render(template, self.rng, Voice(slots))
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _accepted(fact: Fact) -> tuple[str, ...]:
