@@ -21,6 +21,13 @@ def sentences_of(text: str) -> list[str]:
     return re.split(r"(?<=[.!?:;”]) |\n", text)
 
 
+def _pronoun_may_be_meant(line: str, person: str, document: Document) -> bool:
+    """Whether what the sentence says may belong to a pronoun in it instead of the person whom it names."""
+    main = document.facts[0].subject if document.facts else ""
+    before = line if person != main else line.split(person.split()[0])[0]
+    return bool(SUBJECT.search(line) or OBJECT.search(before))
+
+
 class Reader:
     """Finds what a text names: people, places, rivers, animals' names, the words for what is known, years, numbers."""
 
@@ -55,7 +62,7 @@ class Reader:
         for line in sentences_of(document.text):
             names_here = self.names_in(line)
             here = {person for person in people if {person, person.split()[0]} & names_here}
-            if len(here) == 1 and not SUBJECT.search(line) and not OBJECT.search(line.split(min(here).split()[0])[0]):
+            if len(here) == 1 and not _pronoun_may_be_meant(line, min(here), document):
                 (person,) = here
                 of_them = self.of_person(person) | {person, *person.split()}
                 found |= {(person, name) for name in names_here - of_them}

@@ -63,7 +63,7 @@ class Writer:
             if drawn < 0.40 and isinstance(entity, Person):
                 return self.open_question(entity)
             return self.conversation(entity)
-        if isinstance(entity, Person) and self.rng.random() < 0.35:
+        if isinstance(entity, Person) and self.rng.random() < 0.25:
             return self.story(entity)
         return self.register(entity) if self.rng.random() < 0.1 else self.entry(entity)
 

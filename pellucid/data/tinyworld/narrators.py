@@ -45,8 +45,8 @@ NEIGHBOUR = Style(
     ),
     closers=("[but you did not hear it from me|and that is all I will say|now you know as much as I do]", "", ""),
     report_rate=0.35,
-    filler_rate=0.25,
-    naming=(0.25, 0.3),
+    filler_rate=0.15,
+    naming=(0.45, 0.25),
 )
 SCHOOLCHILD = Style(
     openers=(
@@ -78,7 +78,7 @@ SCHOOLCHILD = Style(
         "as for {name}, {he} {H1}",
     ),
     report_rate=0.35,
-    filler_rate=0.2,
+    filler_rate=0.12,
     naming=(0.45, 0.25),
 )
 LETTER = Style(
@@ -107,7 +107,7 @@ LETTER = Style(
         "more in my next letter",
     ),
     report_rate=0.3,
-    filler_rate=0.18,
+    filler_rate=0.11,
 )
 DIARY = Style(
     openers=(
@@ -134,7 +134,7 @@ DIARY = Style(
     closers=("[so to bed|then I slept|the candle is nearly out]", "", ""),
     past=True,
     report_rate=0.3,
-    filler_rate=0.2,
+    filler_rate=0.12,
 )
 BALLAD = Style(
     openers=(
@@ -153,9 +153,9 @@ BALLAD = Style(
     frames=("{s} {V1},", "{W1},", "{s} {V1} and {V2},", "{P1}, {s} {V1},", "[and|oh,] {W1},"),
     join="\n",
     report_rate=0.3,
-    filler_rate=0.3,
+    filler_rate=0.18,
     past=True,
-    naming=(0.4, 0.3),
+    naming=(0.45, 0.25),
     compare_rate=0.05,
 )
 NEWSPAPER = Style(
@@ -178,7 +178,7 @@ NEWSPAPER = Style(
         "[no one could be found who says otherwise|the news spread quickly]",
     ),
     report_rate=0.3,
-    filler_rate=0.08,
+    filler_rate=0.05,
     naming=(0.5, 0.05),
 )
 SPEECH = Style(
@@ -198,7 +198,7 @@ SPEECH = Style(
     ),
     closers=("[to {name}|long life to {name}|let us drink to {name}]", "I thank you"),
     report_rate=0.35,
-    filler_rate=0.2,
+    filler_rate=0.12,
     naming=(0.5, 0.2),
 )
 GRANDMOTHER = Style(
@@ -221,8 +221,8 @@ GRANDMOTHER = Style(
     ),
     closers=("[now sleep|and now good night|the rest I tell you tomorrow]",),
     report_rate=0.35,
-    filler_rate=0.22,
-    naming=(0.3, 0.3),
+    filler_rate=0.13,
+    naming=(0.45, 0.25),
 )
 GUIDE = Style(
     openers=(
@@ -242,8 +242,8 @@ GUIDE = Style(
         "[the tour goes on|we now cross the road]",
     ),
     report_rate=0.3,
-    filler_rate=0.12,
-    naming=(0.4, 0.1),
+    filler_rate=0.07,
+    naming=(0.45, 0.1),
 )
 LECTURE = Style(
     openers=(
@@ -262,10 +262,10 @@ LECTURE = Style(
         "[this is important|so much for that|the point is clear]",
     ),
     report_rate=0.4,
-    filler_rate=0.1,
+    filler_rate=0.06,
     frames=FRAMES,
-    naming=(0.5, 0.0),
+    naming=(0.5, 0),
 )
 NARRATORS = (
-    GAZETTEER, NEIGHBOUR, SCHOOLCHILD, LETTER, DIARY, BALLAD, NEWSPAPER, SPEECH, GRANDMOTHER, GUIDE, LECTURE,
+    GAZETTEER, GAZETTEER, NEIGHBOUR, SCHOOLCHILD, LETTER, DIARY, BALLAD, NEWSPAPER, SPEECH, GRANDMOTHER, GUIDE, LECTURE,
 )  # fmt: skip

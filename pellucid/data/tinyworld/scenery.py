@@ -23,8 +23,9 @@ SCENES = (
     "[leaves|dust|straw|sparks] blew [along the street|over the wall|under the door|past the window]",
 )
 DEEDS = (
-    "{name} had [swept|washed|mended|locked|cleared] the [step|floor|gate|stairs|window], [eaten|warmed] "
-    "[a bowl of soup|some bread|an apple|an egg] and [gone out|sat down by the fire|put on a coat|gone to bed early]",
+    "{name} had [swept the step|mended the gate|washed the floor|locked the shed|cleared the path], "
+    "[eaten a bowl of soup|cut some bread|peeled an apple|boiled an egg] and "
+    "[gone out|sat down by the fire|put on a coat|gone to bed early]",
     "that [morning|evening|week|day] {name} [counted the coins in the jar|wrote a list|looked for the key|"
     "forgot the time|slept badly|sang to keep warm|had a cough]",
     "{name} [put a shawl round {his} shoulders|took a stick and a bag|lit the stove|opened the window] and "

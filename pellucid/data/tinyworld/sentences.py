@@ -99,9 +99,9 @@ class Style:
     reports: Sequence[str] = ()
     fillers: Sequence[str] = ()
     past: bool = False
-    naming: tuple[float, float] = (0.3, 0.2)  # how often the full name and the first name come again; else the pronoun
+    naming: tuple[float, float] = (0.45, 0.2)  # how often the full name and the first name come again; else the pronoun
     report_rate: float = 0.15
-    filler_rate: float = 0.15
+    filler_rate: float = 0.1
     compare_rate: float = 0.12
     frames: Sequence[str] = tuple(FRAMES)
     heading: Sequence[str] = ("",)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pellucid.data.tinyworld.grammar import can_be_filled, pick, shuffled
+from pellucid.data.tinyworld.merry_plots import MERRY_PLOTS
 from pellucid.data.tinyworld.plots import ENDINGS, OPENINGS, PLOTS, WORK
 from pellucid.data.tinyworld.scenery import DEEDS, SCENES
 from pellucid.data.tinyworld.sentences import PLAIN_FRAMES, Style, Teller, role_of
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from pellucid.data.tinyworld import TinyWorld
 
 STYLES = (
-    Style(past=True, naming=(0.2, 0.4), compare_rate=0.0, frames=PLAIN_FRAMES),
+    Style(past=True, naming=(0.4, 0.3), compare_rate=0.0, frames=PLAIN_FRAMES),
     Style(past=True, naming=(0.5, 0.2), compare_rate=0.0, frames=PLAIN_FRAMES, join="\n"),
     Style(
         past=True,
-        naming=(0.3, 0.3),
+        naming=(0.4, 0.3),
         compare_rate=0.05,
         report_rate=0.3,
         reports=(
@@ -43,7 +44,14 @@ def tell_story(rng: random.Random, world: TinyWorld, hero: Person) -> Teller:
     def tell(ways: tuple[str, ...]) -> None:
         teller.fill(hero, pick(rng, [way for way in ways if can_be_filled(way, known)]), words, facts)
 
-    plot = pick(rng, [plot for plot in PLOTS if all(any(can_be_filled(way, known) for way in ways) for ways in plot)])
+    plot = pick(
+        rng,
+        [
+            plot
+            for plot in (*PLOTS, *MERRY_PLOTS)
+            if all(any(can_be_filled(way, known) for way in ways) for ways in plot)
+        ],
+    )
     if rng.random() < 0.2:
         tell(SCENES)
     tell(OPENINGS)
@@ -52,10 +60,10 @@ def tell_story(rng: random.Random, world: TinyWorld, hero: Person) -> Teller:
     teller.about(hero, shuffled(rng, more)[: 1 + int(rng.random() * 3)])
     if rng.random() < 0.5:
         tell(SCENES)
+    if rng.random() < 0.3:
+        tell(DEEDS)
     tell(plot.wish)
     tell(plot.trouble)
-    if rng.random() < 0.4:
-        tell(DEEDS)
     for relation in hero.left_open:
         if rng.random() < 0.15:
             teller.leave_open(hero, relation)
