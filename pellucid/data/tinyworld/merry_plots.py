@@ -67,7 +67,7 @@ LESSON = Plot(
     trouble=(
         "{he} tried it with [force|haste|big words], and the {tool} slipped",
         "every piece of work that {he} showed was [turned over once|looked at for a long time] and given back",
-        "for days {he} only [swept the floor|carried water|watched], and {he} was angry",
+        "for days {he} only [swept the floor|carried water|watched], and {he} ~be angry",
     ),
     turn=(
         "one evening {companion}, {his} {bond}, took up the {tool} and did it [slowly|with closed eyes|without a word]",
