@@ -15,7 +15,8 @@ from typing import BinaryIO
 from pellucid.data.records import CHANGED, BadRecord, Raw
 
 SEPARATOR = b"<|endoftext|>"
-_SEPARATOR_LINE = re.compile(rb"^<\|endoftext\|>[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
+# That it begins a line is looked at behind it: a pattern that begins with its own letters is found far faster.
+_SEPARATOR_LINE = re.compile(rb"<\|endoftext\|>(?<![^\n]<\|endoftext\|>)[ \t]*\r?(?:\n|\Z)")
 LENGTH = 1 << 15  # bytes that a part of a long document has at most
 _CHUNK = 1 << 20
 NEWLINE = b"\n"
