@@ -19,4 +19,5 @@ def pretrain(recipe: RecipeFile, overrides: Overrides = None) -> int:
     from pellucid.training.recipe import PretrainRecipe, read_recipe
 
     read = read_recipe(recipe, overrides or (), PretrainRecipe)
-    return finish(run_it(read, sample=sample, say=say, progress=preparing()), read.run)
+    outcome = run_it(read, sample=sample, say=say, progress=preparing())
+    return finish(outcome, read.run, f"pellucid generate {read.run} -p '...'")

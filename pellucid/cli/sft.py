@@ -35,7 +35,7 @@ def sft(recipe: RecipeFile, overrides: Overrides = None) -> int:
         from rich.console import Console
 
         print_comparison(Console(highlight=False), comparison)
-    return finish(outcome, read.run)
+    return finish(outcome, read.run, f"pellucid chat {read.run}")
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:

@@ -55,8 +55,8 @@ def sample(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], tokens:
     return [completion.text for completion in completions]
 
 
-def finish(outcome: Outcome, run: str) -> int:
-    """Says how the run ended; the exit status."""
+def finish(outcome: Outcome, run: str, use: str) -> int:
+    """Says how the run ended, and `use`, a command that takes its model; the exit status."""
     if outcome.signal is not None:
         say(f"stopped after step {outcome.steps:,} and saved: the same command goes on from there")
         return 128 + outcome.signal
@@ -65,5 +65,5 @@ def finish(outcome: Outcome, run: str) -> int:
     held = "" if seen is None else f"; validation loss {seen.loss:.3f}, perplexity {seen.perplexity:.2f}"
     bits = "" if seen is None or seen.bits_per_byte is None else f", {seen.bits_per_byte:.3f} bits per byte"
     typer.echo(f"{run}: {outcome.steps:,} steps, {outcome.tokens:,} tokens{loss}{held}{bits}")
-    typer.echo(f"Go on: pellucid generate {run} -p '...', pellucid show {run}; the curves are in {run}/loss.svg")
+    typer.echo(f"Go on: {use}, pellucid show {run}; the curves are in {run}/loss.svg")
     return 0

@@ -26,7 +26,7 @@ from pellucid.tokenizer.train import train_bpe
 from pellucid.training.loop import Outcome, Sample, Trainer
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.recipe import DataRecipe, PretrainRecipe, TrainRecipe
-from pellucid.training.run import RunFolder, newest_checkpoint
+from pellucid.training.run import TOKENIZER, RunFolder, newest_checkpoint
 from pellucid.training.setting import choose_setting
 
 # Of a tokenizer trained here. The last two are for conversations, which come later and then find their tokens ready.
@@ -133,7 +133,7 @@ def _tokenizer(recipe: PretrainRecipe, progress: Progress | None) -> Tokenizer:
         path = Path(recipe.tokenizer.path).expanduser()
         given = path.is_file() or (path / "tokenizer.json").is_file()
         return Tokenizer.load(path) if given else describe(recipe.tokenizer.path).tokenizer
-    folder = Path(recipe.run).expanduser() / "tokenizer"
+    folder = Path(recipe.run).expanduser() / TOKENIZER
     if not folder.is_dir():
         counts: Counter[str] = Counter()
         names, skip = recipe.data.train, recipe.data.skip_bad

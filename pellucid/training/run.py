@@ -32,8 +32,9 @@ from pellucid.training.state import Checkpoint, Stateful, save_state
 # Fields that may differ at a resume, because no weight depends on them. A section stands for all of its fields.
 FREE = (
     "run", "expect", "train.evaluate_every", "train.evaluate_rows", "train.save_every", "train.keep",
-    "train.sample_prompts", "train.sample_tokens", "train.explode",
+    "train.sample_prompts", "train.sample_tokens", "train.explode", "report",
 )  # fmt: skip
+TOKENIZER = "tokenizer"  # of the run's own, learnt from its text before the first step
 HEAD = "# The recipe of this run, every field of it. The command that began the run resumes it.\n"
 
 
@@ -50,7 +51,8 @@ class RunFolder:
         """Begins a run in `folder`, or takes up the one that is there.
 
         Raises `InputError` when another process is at it, when it was begun with another recipe (each difference is
-        shown), or when the folder holds something else.
+        shown), or when the folder holds something else. Before its first checkpoint a run may still get another recipe:
+        no weight depends on it yet, and what stopped the run may have been an error in it.
         """
         path = Path(folder).expanduser()
         _check_place(path)
@@ -137,7 +139,10 @@ def _settle_recipe(file: Path, recipe: Recipe) -> None:
     now = recipe.model_dump(mode="json")
     was = _read_recipe(file, type(recipe)) if file.is_file() else now
     differences = compare(was, now)
-    if differences:
+    if differences and not checkpoints(file.parent):
+        if (file.parent / TOKENIZER).is_dir():
+            remove_folder(file.parent / TOKENIZER)
+    elif differences:
         shown = "; ".join(differences)
         raise InputError(
             f"{file.parent} was begun with another recipe ({shown}): "

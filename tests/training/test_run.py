@@ -84,7 +84,8 @@ def test_a_switch_is_a_word_here_whatever_yaml_makes_of_it(tmp_path: Path) -> No
 
 
 def test_resuming_with_another_recipe_shows_each_difference(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path / "run", recipe()).close()
+    with RunFolder.open(tmp_path / "run", recipe()) as run:
+        save_step(run, 1, random_model(CONFIGS["llama"]))
     before = (tmp_path / "run/config.yaml").read_bytes()
     other = recipe(optim={"lr": 0.001}, model={"num_layers": 3, "hidden_size": 64}, data={"train": ["a", "b"]})
     with pytest.raises(InputError) as caught:
@@ -97,6 +98,17 @@ def test_resuming_with_another_recipe_shows_each_difference(tmp_path: Path) -> N
     RunFolder.open(tmp_path / "run", recipe()).close()  # the refusal kept no lock
 
 
+def test_before_the_first_checkpoint_the_recipe_may_change(tmp_path: Path) -> None:
+    """The run may have stopped for an error in it. The tokenizer was learnt by the recipe that is gone."""
+    RunFolder.open(tmp_path / "run", recipe()).close()
+    (tmp_path / "run/tokenizer").mkdir()
+    RunFolder.open(tmp_path / "run", recipe(train={"steps": 100, "keep": 5})).close()
+    assert (tmp_path / "run/tokenizer").is_dir()
+    RunFolder.open(tmp_path / "run", recipe(data={"train": "other.txt"})).close()
+    assert not (tmp_path / "run/tokenizer").exists()
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["train"] == ["other.txt"]
+
+
 def test_what_no_weight_depends_on_may_change_and_is_written_down(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "run", recipe()).close()
     harmless: dict[str, Any] = {"steps": 100, "keep": 5, "save_every": 9, "sample_prompts": ["a", "b"], "explode": 9}
@@ -107,7 +119,8 @@ def test_what_no_weight_depends_on_may_change_and_is_written_down(tmp_path: Path
 
 
 def test_fields_that_have_come_since_have_their_defaults(tmp_path: Path) -> None:
-    RunFolder.open(tmp_path / "run", recipe()).close()
+    with RunFolder.open(tmp_path / "run", recipe()) as run:
+        save_step(run, 1, random_model(CONFIGS["llama"]))
     file = tmp_path / "run/config.yaml"
     content = yaml.safe_load(file.read_text())
     del content["optim"]["eps"], content["seed"]
