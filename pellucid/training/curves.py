@@ -127,23 +127,24 @@ def _draw_loss(axes: Axes, metrics: Sequence[Mapping[str, Any]], expected: Seque
             places, values, "o-", color=VALIDATION, linewidth=1.2, markersize=4, label=f"validation, {values[-1]:.2f}"
         )
         seen += values
-    _draw_expected(axes, metrics, expected)
+    seen += _draw_expected(axes, metrics, expected)
     axes.set_ylabel("loss (nats a token)")
     margin = 0.05 * (max(seen) - min(seen) or 1)
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
     axes.legend(loc="upper right")
 
 
-def _draw_expected(axes: Axes, metrics: Sequence[Mapping[str, Any]], expected: Sequence[Band]) -> None:
-    """Where the recipe expects the loss: bars at its steps, and what lies between them shaded."""
+def _draw_expected(axes: Axes, metrics: Sequence[Mapping[str, Any]], expected: Sequence[Band]) -> list[float]:
+    """Where the recipe expects the loss: bars at its steps, and what lies between them shaded. The borders of all."""
     tokens_at = {line["step"]: line["tokens"] for line in metrics if "tokens" in line}
     reached = [band for band in sorted(expected, key=lambda band: band.step) if band.step <= max(tokens_at, default=0)]
     if not reached:
-        return
+        return []
     places = [tokens_at[min(tokens_at, key=partial(_distance, band.step))] for band in reached]
     low, high = [band.low for band in reached], [band.high for band in reached]
     axes.fill_between(places, low, high, color=EXPECTED, alpha=0.15, linewidth=0)
     axes.vlines(places, low, high, color=EXPECTED, linewidth=2.5, label="expected")
+    return low + high
 
 
 def _distance(step: int, other: int) -> int:

@@ -62,6 +62,12 @@ def test_expected_bands_are_where_the_run_has_come_to() -> None:
     assert len(upright) == 2 and upright[0] < upright[1]
 
 
+def test_a_band_that_the_run_misses_is_in_the_picture_whole() -> None:
+    svg = draw(lines(), "run", [Band(step=100, low=0.5, high=20.0)])
+    heights = [float(text) for text in texts(svg) if re.fullmatch(r"[\d.]+", text)]
+    assert 20 in heights and 0 in heights
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=50), st.integers(0, 20))
 def test_the_running_mean_is_numpys(values: list[float], reach: int) -> None:
     window = np.ones(2 * reach + 1)
