@@ -76,9 +76,9 @@ FRAMES = [
 REPORTED_FRAMES = ["{s} {V1}", "{s} {V1} and {V2}", "{W1}", "{name}, {N1}, {V1}", "{name}, {who} {V1}, {V2}"]
 UNLIKE = [
     "{s} {V1}, [but|while|whereas] {other} {O1}",
-    "unlike {other}, who {O1}, {s} {V1}",
+    "unlike {other}, {who} {O1}, {s} {V1}",
     "while {other} {O1}, {name} {V1}",
-    "{name} is not to be [mixed up with|mistaken for] {other}, who {O1}: {he} {H1}",
+    "{name} is not to be [mixed up with|mistaken for] {other}, {who} {O1}: {he} {H1}",
     "{other} {O1}; {name}, on the other hand, {V1}",
 ]
 ALIKE = [
