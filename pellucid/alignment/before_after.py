@@ -17,9 +17,11 @@ import torch
 from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.describe import PARTS, part_of
 from pellucid.data.documents import with_ends
+from pellucid.data.examples import Rows
 from pellucid.inference.generate import Completion, generate
 from pellucid.inference.sampling import SamplingParams
 from pellucid.models.decoder import Decoder
+from pellucid.training.evaluate import evaluate
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
@@ -66,12 +68,21 @@ class Stops:
 
 
 @dataclass(frozen=True, slots=True)
+class Losses:
+    """The mean loss on the validation data, in nats a token that the assistant says."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """The model before and after."""
+    """The model before and after. losses: None where there is no validation data."""
 
     answers: tuple[Answered, ...]
     changes: tuple[Change, ...]  # by part; the last one is the whole model
     stops: Stops
+    losses: Losses | None
 
 
 def compare(
@@ -79,14 +90,18 @@ def compare(
     after: Decoder,
     tokenizer: Tokenizer,
     questions: Sequence[Question],
+    validation: Rows | None = None,
     *,
     shown: int = 3,
     max_tokens: int = 64,
+    rows: int = 64,
 ) -> Comparison:
     """Asks both models all questions, and keeps the first `shown` answers.
 
-    before, after: models of one config, for this tokenizer. Errors as `generate` raises them.
+    before, after: models of one config, for this tokenizer. rows: so many of `validation` at most are looked at.
+    Errors as `generate` raises them.
     """
+    losses = [] if validation is None else [evaluate(m, tokenizer, validation, rows).loss for m in (before, after)]
     end = turn_end(tokenizer)
     earlier, later = (ask(model, tokenizer, questions, max_tokens) for model in (before, after))
     return Comparison(
@@ -96,6 +111,7 @@ def compare(
         ),
         tuple(changes(before, after)),
         Stops(len(questions), max_tokens, *(sum(a.finish_detail == end for a in each) for each in (earlier, later))),
+        Losses(*losses) if losses else None,
     )
 
 
@@ -154,12 +170,17 @@ def write_report(comparison: Comparison, folder: Path, base: str) -> None:
 
 def as_markdown(comparison: Comparison, name: str, base: str) -> str:
     """A report to read."""
-    stops = comparison.stops
+    stops, losses = comparison.stops, comparison.losses
     lines = [
         f"# {name}, fine-tuned from {base}",
         "",
         f"Of {stops.asked} answers, {stops.after} ended with the turn's end token within {stops.max_tokens} tokens "
         f"({stops.before} before).",
+        *(
+            []
+            if losses is None
+            else ["", f"Loss on the validation data: {losses.before:.3f} before, {losses.after:.3f} after."]
+        ),
         "",
         "| part | parameters | change, relative to its norm |",
         "|---|---:|---:|",

@@ -61,9 +61,10 @@ def fine_tune(
             if run is None or outcome.signal is not None:
                 return outcome, None
             tell(f"asking the base and the fine-tuned model {len(data.questions)} questions")
+            before, after = open_base(recipe)[0], load(run.path / FINAL, dtype="float32")[0]
             comparison = compare(
-                open_base(recipe)[0], load(run.path / FINAL, dtype="float32")[0], data.tokenizer, data.questions,
-                max_tokens=recipe.report.max_tokens,
+                before, after, data.tokenizer, data.questions, data.validation,
+                max_tokens=recipe.report.max_tokens, rows=recipe.train.evaluate_rows,
             )  # fmt: skip
             write_report(comparison, run.path, recipe.base)
             return outcome, comparison

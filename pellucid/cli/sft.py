@@ -61,3 +61,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         f"it stops: {stops.after} of {stops.asked} answers ended their turn within {stops.max_tokens} tokens "
         f"({stops.before} before)"
     )
+    if comparison.losses is not None:
+        console.print(
+            f"loss on the validation data: {comparison.losses.before:.3f} before, {comparison.losses.after:.3f} after"
+        )

@@ -181,7 +181,8 @@ class Trainer:
                 bits = "" if size is None else f", {size:.3f} bits per byte"
                 progress.say(f"step {self.done:,}: validation loss {self.evaluation.loss:.3f}{bits}")
         if self.run is not None and self.sample is not None and train.sample_prompts:
-            with progress.phase("sampling"):
+            # Every token would have a shape of its own to compile.
+            with progress.phase("sampling"), torch.compiler.set_stance("force_eager"):
                 answers = self.sample(self.model, self.tokenizer, train.sample_prompts, train.sample_tokens)
             with (self.run.path / SAMPLES).open("a", encoding="utf-8") as file:
                 for prompt, answer in zip(train.sample_prompts, answers, strict=True):

@@ -104,6 +104,9 @@ def test_the_run_says_what_it_is(learnt: Path) -> None:
     assert [line["step"] for line in lines if "validation_loss" in line] == [50, 100]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[0] > 4 and losses[-1] < 0.1
+    held_out = json.loads((learnt / "run/report.json").read_text())["losses"]
+    assert held_out["before"] > 4
+    assert held_out["after"] == pytest.approx(lines[-1]["validation_loss"], rel=1e-4)
     samples = (learnt / "run/samples.jsonl").read_text().splitlines()
     assert json.loads(samples[-1]) == {"step": 100, "prompt": "Where does Tom Reed live?", "text": "Orme."}
 
@@ -207,7 +210,7 @@ def test_what_is_asked_wrongly_is_one_sentence(
 
 def test_an_error_in_the_recipe_can_be_mended_in_the_same_folder(tmp_path: Path) -> None:
     """Once something was learnt by a recipe, the folder keeps to it."""
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content(tmp_path, steps=1)))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content(tmp_path, steps=12)))
     line = ["sft", str(tmp_path / "recipe.yaml")]
     assert command([*line, "data.context=40"]) == 2
     assert command(line) == 0
