@@ -1,4 +1,4 @@
-"""Real English texts that come with the package. ORIGIN.md beside this file says whence, and that they are free to use."""
+"""Real English texts that come with the package. ORIGIN.md beside this file says whence, and that they are free."""
 
 from __future__ import annotations
 
