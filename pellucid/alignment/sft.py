@@ -33,6 +33,7 @@ from pellucid.data.shards import Shards, split
 from pellucid.errors import InputError
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
+from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Trainer
 from pellucid.training.pretrain import steps_of
 from pellucid.training.ranks import Ranks, join
@@ -84,7 +85,7 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
     if checkpoint is not None:
         say(f"going on after step {checkpoint.step:,}")
     trainer = Trainer(
-        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run,
+        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run, data.content,
         validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
     )  # fmt: skip
     return trainer.train()
@@ -105,7 +106,8 @@ def choose_trained(model: Decoder) -> None:
 class FineTuningData:
     """What a run reads. conversations: those of `rows`, without replayed text. tokenizer: it has a chat template.
 
-    questions: to ask the model before and after. counts: of records, by what became of them.
+    questions: to ask the model before and after. counts: of records, by what became of them. content: a digest of what
+    rows are made from.
     """
 
     tokenizer: Tokenizer
@@ -114,6 +116,7 @@ class FineTuningData:
     validation: Whole | None
     questions: tuple[Question, ...]
     counts: Counter[str]
+    content: str
 
 
 def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say | None = None) -> FineTuningData:
@@ -145,10 +148,12 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
         train, held = split(train, recipe.data.validation_fraction, recipe.seed)
     conversations = whole(train)
     rows: Rows = conversations
+    content = train.content
     replay = recipe.data.replay
     if replay is not None:
         text = Stream(shards("replay", replay.data, base.tokenizer, "text"), context, recipe.seed)
         rows = Mixture(conversations, text, replay.fraction)
+        content += text.shards.content
     questions = (
         *prompts(recipe, tokenizer, longest),
         *questions_of(held or train, tokenizer, recipe.report.questions, context),
@@ -160,6 +165,7 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
         whole(held) if held is not None else None,
         questions[: max(recipe.report.questions, len(recipe.report.prompts))],
         counts + conversations.counts,
+        content,
     )
 
 
@@ -176,6 +182,7 @@ def _prepare(recipe: SFTRecipe, ranks: Ranks, say: Say, progress: Progress | Non
 def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterator[str]:
     """What a run is made of, a line each."""
     rows, held = data.conversations, data.validation
+    yield from announced(recipe.expect)
     yield f"base {recipe.base}, {sum(p.numel() for p in model.parameters()):,} parameters, all of them trained"
     yield (
         f"data {rows.shards.num_documents:,} conversations, {rows.shards.num_tokens:,} tokens, in {len(rows):,} rows "

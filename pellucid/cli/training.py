@@ -22,8 +22,10 @@ Overrides = Annotated[
 
 
 def say(text: str) -> None:
-    """A line on stderr: what is found and chosen on the way."""
-    typer.echo(text, err=True)
+    """A line on stderr: what is found and chosen on the way. It takes the place of a line that `preparing` moves."""
+    import sys
+
+    typer.echo(f"\r{text}\x1b[K" if sys.stderr.isatty() else text, err=True)
 
 
 def preparing() -> Callable[[str, int, int | None], None]:
@@ -56,7 +58,14 @@ def sample(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], tokens:
 
 
 def finish(outcome: Outcome, run: str, use: str) -> int:
-    """Says how the run ended, and `use`, a command that takes its model; the exit status."""
+    """Says how the run ended, and `use`, a command that takes its model; the exit status.
+
+    Of several processes only the first says it.
+    """
+    import os
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0 if outcome.signal is None else 128 + outcome.signal
     if outcome.signal is not None:
         say(f"stopped after step {outcome.steps:,} and saved: the same command goes on from there")
         return 128 + outcome.signal
@@ -65,5 +74,8 @@ def finish(outcome: Outcome, run: str, use: str) -> int:
     held = "" if seen is None else f"; validation loss {seen.loss:.3f}, perplexity {seen.perplexity:.2f}"
     bits = "" if seen is None or seen.bits_per_byte is None else f", {seen.bits_per_byte:.3f} bits per byte"
     typer.echo(f"{run}: {outcome.steps:,} steps, {outcome.tokens:,} tokens{loss}{held}{bits}")
+    for line in outcome.expected:
+        typer.echo(line)
+    typer.echo(f"at most {outcome.memory / 1e6:,.0f} MB of memory, {outcome.seconds:,.0f} s of training")
     typer.echo(f"Go on: {use}, pellucid show {run}; the curves are in {run}/loss.svg")
     return 0

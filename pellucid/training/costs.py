@@ -1,12 +1,15 @@
-"""What training costs, known before it starts: operations a token, and bytes of weights, gradients and optimizer.
+"""What training costs: operations a token, bytes that stay taken; and, measured, the most that a process has taken.
 
 L layers, T tokens of a document, H heads, D head dimension, V vocabulary, E hidden size.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -85,3 +88,15 @@ def standing_memory(config: ModelConfig, optim: OptimRecipe) -> StandingMemory:
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has taken so far, in bytes: on a GPU that of its tensors, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where getrusage also counts the program that this one was started from
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

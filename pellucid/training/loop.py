@@ -16,26 +16,27 @@ from pathlib import Path
 
 import torch
 
-from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.save import About
 from pellucid.data.examples import IGNORE, Examples, Rows
+from pellucid.errors import InputError, PellucidError
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
-from pellucid.training.costs import training_flops, utilisation
+from pellucid.training.costs import peak_memory, training_flops, utilisation
 from pellucid.training.curves import write_curves
 from pellucid.training.evaluate import Evaluation, evaluate
+from pellucid.training.expected import verdicts
 from pellucid.training.loss import next_token_loss
-from pellucid.training.metrics import Metrics
+from pellucid.training.metrics import Metrics, cut
 from pellucid.training.optimizers import Optimizers, make_optimizer
 from pellucid.training.progress import Progress
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import Recipe
 from pellucid.training.run import RunFolder, newest_checkpoint
 from pellucid.training.schedules import scale
-from pellucid.training.setting import Setting, compile_blocks
+from pellucid.training.setting import Setting, checkpoint_blocks, compile_blocks
 from pellucid.training.signals import Signals
 from pellucid.training.step import Gradient, Objective, clip, take_gradient
-from pellucid.training.watch import Watch, blame
+from pellucid.training.watch import Watch, blame, check_weights
 
 SAMPLES = "samples.jsonl"
 
@@ -45,7 +46,11 @@ Sample = Callable[[Decoder, Tokenizer, Sequence[str], int], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. signal: the one that stopped it before its end, or None. seconds: of this process's steps."""
+    """How a run ended.
+
+    signal: the one that stopped it, or None. seconds: of this process's steps. memory: the most that this process has
+    taken, in bytes. expected: how its loss compares with what the recipe expects, a line each.
+    """
 
     steps: int
     tokens: int
@@ -53,6 +58,8 @@ class Outcome:
     validation: Evaluation | None
     signal: int | None
     seconds: float
+    memory: int
+    expected: tuple[str, ...]
 
 
 @dataclass
@@ -60,8 +67,8 @@ class Trainer:
     """A run under way, from wherever it had got to.
 
     model: on its device, with its weights before the first step. rows, validation: what it learns from, and what it is
-    measured on. objective: the loss. base: the model that it was made from. sample: what continues the recipe's
-    prompts. run: where all is written; None in every process but the first.
+    measured on. data: a digest of what rows are made from. objective: the loss. base: the model that it was made from.
+    sample: what continues the recipe's prompts. run: where all is written; None in every process but the first.
     """
 
     recipe: Recipe
@@ -71,6 +78,7 @@ class Trainer:
     steps: int
     setting: Setting
     run: RunFolder | None
+    data: str
     validation: Rows | None = None
     objective: Objective = next_token_loss
     base: str | None = None
@@ -90,30 +98,38 @@ class Trainer:
     def train(self) -> Outcome:
         """All steps that are left; whole checkpoints on the way, `final/` at the end.
 
-        Raises `PellucidError` when the loss is not finite or explodes, and when the disk refuses.
+        Raises `PellucidError` when the loss is not finite or explodes, when a step does not fit in memory, and when the
+        disk refuses; `InputError` when the data are not those that the run began with.
         """
         resumed = self._restore()
         self.model.train()
+        if self.recipe.train.activation_checkpointing:
+            checkpoint_blocks(self.model)
         compile_blocks(self.model, self.setting)
         began = time.perf_counter()
         with Signals() as signals, self._metrics(resumed) as metrics, self._progress() as progress:
             if self.done < self.steps:
                 with progress.phase("compiling" if self.setting.compiled else "trying"):
                     self._preflight()
-            while self.done < self.steps and not signals.received:
+            stopped = self.ranks.agree(signals.received)
+            while self.done < self.steps and stopped is None:
                 self._step(metrics, progress)
                 last = self.done == self.steps
                 if self.done % self.recipe.train.evaluate_every == 0 or last:
                     self._look(metrics, progress)
-                signals.received = self.ranks.agree(signals.received)
-                if self.done % self.recipe.train.save_every == 0 or last or signals.received:
+                stopped = self.ranks.agree(signals.received)  # one that comes from here on is for the next step
+                if self.done % self.recipe.train.save_every == 0 or last or stopped is not None:
                     self._save(progress)
+        expected: tuple[str, ...] = ()
         if self.run is not None:
             if self.done == self.steps:
                 self.run.save_final(self.model, self.tokenizer, self._about())
             write_curves(self.run.path, self.run.path.name, self.recipe.expect.loss)
-        seconds = time.perf_counter() - began
-        return Outcome(self.done, self.tokens, self.loss, self.evaluation, signals.received, seconds)
+            expected = tuple(verdicts(self.run.path, self.recipe.expect.loss))
+        return Outcome(
+            self.done, self.tokens, self.loss, self.evaluation, stopped, time.perf_counter() - began,
+            peak_memory(self.setting.device), expected,
+        )  # fmt: skip
 
     def _step(self, metrics: Metrics | None, progress: Progress) -> None:
         """One batch: its rows are the next in order, shared out over the processes."""
@@ -132,11 +148,13 @@ class Trainer:
         seconds = time.perf_counter() - began
         speed, mfu = self._speed(examples, gradient, seconds)
         progress.step(step, loss=gradient.loss, rate=speed, mfu=mfu)
-        if metrics is not None:
+        if metrics is not None and self.run is not None:
             metrics.log(
                 step, tokens=self.tokens, loss=gradient.loss, learnt=gradient.learnt, gradient_norm=gradient.norm,
                 lr=recipe.optim.lr * rate, seconds=seconds, reading=reading, tokens_per_second=speed, mfu=mfu,
             )  # fmt: skip
+            for line in verdicts(self.run.path, [band for band in recipe.expect.loss if band.step == step]):
+                progress.say(line)
 
     def _gradient(self, examples: Examples | None) -> Gradient:
         train, autocast = self.recipe.train, self.setting.autocast
@@ -153,7 +171,17 @@ class Trainer:
         if examples is not None:
             heavy = torch.where(examples.targets == IGNORE, 0, examples.targets)
             examples = Examples(examples.tokens, heavy, examples.positions, examples.documents)
-        self._gradient(examples)
+        try:
+            self._gradient(examples)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            train = self.recipe.train
+            raise PellucidError(
+                f"the memory does not hold a step of {train.micro_batch or train.batch} rows of {self.rows.context} "
+                "tokens at a time: lower train.micro_batch, which changes no result, or set "
+                "train.activation_checkpointing=true"
+            ) from error
         self.optimizers.zero_grad()
 
     def _speed(self, examples: Examples | None, gradient: Gradient, seconds: float) -> tuple[float, float | None]:
@@ -200,7 +228,9 @@ class Trainer:
     def _save(self, progress: Progress) -> None:
         if self.run is None:
             return
+        check_weights(self.model, self.done)
         state = {
+            "data": self.data,
             "tokens": self.tokens,
             "loss": self.loss,
             "mean": self.watch.mean,
@@ -220,7 +250,16 @@ class Trainer:
             return None
         if checkpoint is None:
             checkpoint = newest_checkpoint(path)
-        assert checkpoint is not None and checkpoint.step == step, "the checkpoints changed while the run began"
+        if checkpoint is None or checkpoint.step != step:
+            raise PellucidError(
+                f"process {self.ranks.rank} does not find step {step} in {path}, which the first one has found: the "
+                "run folder has to be where all processes see it"
+            )
+        if checkpoint.state["data"] != self.data:
+            raise InputError(
+                f"data.train holds other tokens now than when {path} was begun: put back the data that were there, or "
+                "choose another run folder"
+            )
         state = checkpoint.restore(self.model, self.optimizers)
         self.done, self.tokens, self.loss = state["step"], state["tokens"], state["loss"]
         self.watch.mean, self.watch.seen = state["mean"], state["seen"]
@@ -232,12 +271,7 @@ class Trainer:
         if self.run is None:
             yield None
             return
-        samples = self.run.path / SAMPLES
-        if samples.exists():
-            lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= (resumed or 0)]
-            with atomic_file(samples) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+        cut(self.run.path / SAMPLES, resumed)
         with Metrics(self.run.path, resumed) as metrics:
             yield metrics
 

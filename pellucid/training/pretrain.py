@@ -23,6 +23,7 @@ from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.tokenizer.train import train_bpe
+from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Sample, Trainer
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.recipe import DataRecipe, PretrainRecipe, TrainRecipe
@@ -49,18 +50,18 @@ def pretrain(
         tell: Say = say if ranks.first else lambda _: None
         try:
             tokenizer, train, validation = read_data(recipe, ranks, tell, progress)
-            rows = Stream(train, recipe.data.context, recipe.seed)
+            rows = rows_of(train, recipe)
             model = Decoder(config_of(recipe, tokenizer.vocab_size), recipe.seed)
             steps = steps_of(recipe.train, rows)
             checkpoint = newest_checkpoint(Path(recipe.run).expanduser())
             recorded = checkpoint.state["setting"] if checkpoint else None
             setting = choose_setting(recipe, model.config, steps, ranks, recorded)
-            for line in (*described(train, validation, model), *setting.reasons):
+            for line in (*announced(recipe.expect), *described(train, validation, model), *setting.reasons):
                 tell(line)
             if checkpoint is not None:
                 tell(f"going on after step {checkpoint.step:,}")
             trainer = Trainer(
-                recipe, model.to(setting.device), tokenizer, rows, steps, setting, run,
+                recipe, model.to(setting.device), tokenizer, rows, steps, setting, run, train.content,
                 validation=whole_rows(validation, recipe.data), sample=sample, ranks=ranks,
             )  # fmt: skip
             return trainer.train()
@@ -71,6 +72,8 @@ def pretrain(
 
 def config_of(recipe: PretrainRecipe, vocab_size: int) -> ModelConfig:
     """The recipe's model. Its context holds a row of training, more if the recipe says so."""
+    if "vocab_size" in recipe.model:
+        raise InputError("model.vocab_size follows the tokenizer: leave it out, and set tokenizer.vocab_size")
     fields: dict[str, Any] = {"max_positions": recipe.data.context, **recipe.model}
     config = ModelConfig(**{**fields, "vocab_size": vocab_size})
     if config.max_positions < recipe.data.context:
@@ -79,6 +82,17 @@ def config_of(recipe: PretrainRecipe, vocab_size: int) -> ModelConfig:
             "make it as large at least"
         )
     return config
+
+
+def rows_of(train: Shards, recipe: PretrainRecipe) -> Stream:
+    """The rows of the run. `InputError`: they do not fill one batch, so that every step would read all of the text."""
+    rows = Stream(train, recipe.data.context, recipe.seed)
+    if len(rows) < recipe.train.batch:
+        raise InputError(
+            f"the training text gives {len(rows)} rows of {recipe.data.context} tokens, which do not fill one batch of "
+            f"{recipe.train.batch}: give more text, or a smaller train.batch or data.context"
+        )
+    return rows
 
 
 def steps_of(train: TrainRecipe, rows: Rows) -> int:

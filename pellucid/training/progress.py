@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 HEARTBEAT = 10.0  # seconds between two lines
+RECENT = 10  # steps whose median speed is shown: single ones jump
 TRAINING = "training"
 
 
@@ -71,6 +74,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._bar = _bar(self.status, self._stream)
         self._phase_began = time.monotonic()
+        self._recent: deque[tuple[float | None, float | None]] = deque(maxlen=RECENT)  # (rate, mfu)
         self._first: tuple[int, float] | None = None  # (steps done, when) after this process's first step
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -83,7 +87,16 @@ class Progress:
         first, began = self._first
         pace = (now - began) / (step - first) if step > first else None
         left = None if pace is None else pace * (self.status.steps - step)
-        self.status = replace(self.status, step=step, loss=loss, rate=rate, mfu=mfu, left=left)
+        self._recent.append((rate, mfu))
+        rates, mfus = ([x for x in values if x is not None] for values in zip(*self._recent, strict=True))
+        self.status = replace(
+            self.status,
+            step=step,
+            loss=loss,
+            rate=median(rates) if rates else None,
+            mfu=median(mfus) if mfus else None,
+            left=left,
+        )
         self._show()
 
     @contextmanager

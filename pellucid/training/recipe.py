@@ -5,6 +5,7 @@ Any field can be set on the command line as `a.b=value`; a misspelt one is answe
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ class TokenizerRecipe(Section):
 class DataRecipe(Section):
     """What is trained on. Paths: files, folders, or `bundled:` texts; several may be given."""
 
-    train: Paths
+    train: Paths = Field(min_length=1)
     validation: Paths = ()
     validation_fraction: float = Field(0.01, ge=0, lt=1)  # of the training documents, where `validation` is empty
     context: int = Field(256, ge=2)  # tokens a row
@@ -85,16 +86,22 @@ class TrainRecipe(Section):
     @model_validator(mode="after")
     def _one_length(self) -> TrainRecipe:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+            raise ValueError("give either steps or epochs, and null for the other")
         return self
 
 
 class Band(Section):
-    """Where the training loss is expected to be at a step."""
+    """Where the training loss, the mean of the ten steps up to this one, is expected to be."""
 
     step: int = Field(gt=0)
     low: float
     high: float
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Band:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}")
+        return self
 
 
 class ExpectRecipe(Section):
@@ -117,6 +124,15 @@ class Recipe(Section):
     train: TrainRecipe
     expect: ExpectRecipe = ExpectRecipe()
 
+    @model_validator(mode="after")
+    def _room_to_learn(self) -> Recipe:
+        if self.train.steps is not None and self.optim.warmup >= self.train.steps:
+            raise ValueError(
+                f"optim.warmup = {self.optim.warmup} leaves nothing of train.steps = {self.train.steps}: lower it, or "
+                "train longer"
+            )
+        return self
+
 
 class PretrainRecipe(Recipe):
     """Next-token prediction from nothing. `model`: the fields of `ModelConfig`; vocab_size follows the tokenizer."""
@@ -128,6 +144,22 @@ class PretrainRecipe(Recipe):
 R = TypeVar("R", bound=Recipe)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-4 is a number, as YAML 1.2 has it, and a field that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [name.value for name, _ in node.value]
+        for number, (name, _) in enumerate(node.value):
+            if name.value in names[:number]:
+                raise yaml.MarkedYAMLError(problem=f"{name.value!r} is given twice", problem_mark=name.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
     """The recipe in the YAML file `path` with `a.b=value` overrides, checked as a whole.
 
@@ -135,13 +167,15 @@ def read_recipe(path: str | Path, overrides: Sequence[str], kind: type[R]) -> R:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such recipe") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the recipe cannot be read ({error})") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark is not None else ""
+        raise InputError(f"{path}{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a YAML mapping of fields, such as 'run: runs/first'")
     for override in overrides:
@@ -168,19 +202,9 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise InputError(f"{override!r}: {section} is no section of the recipe")
     try:
-        content[name] = _number(yaml.safe_load(text)) if text else None
+        content[name] = yaml.load(text, _Loader) if text else None
     except yaml.YAMLError:
         content[name] = text
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text, because it has no point."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _complaint(error: ValidationError, kind: type[Section], what: str) -> InputError:
@@ -189,14 +213,29 @@ def _complaint(error: ValidationError, kind: type[Section], what: str) -> InputE
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         names = _fields(kind, first["loc"][:-1])
-        near = did_you_mean(str(first["loc"][-1]), names) or f"; there are {', '.join(names)}"
+        near = _elsewhere(kind, str(first["loc"][-1])) if len(first["loc"]) == 1 else ""
+        near = near or did_you_mean(str(first["loc"][-1]), names) or f"; there are {', '.join(names)}"
         return InputError(f"{what}: there is no field {place!r}{near}")
     if first["type"] == "missing":
         return InputError(f"{what}: the field {place!r} is missing")
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if first["type"] == "value_error":  # our own validators write the sentence
-        return InputError(f"{what}: {place}: {message}")
+        return InputError(f"{what}: {place}: {message}" if place else f"{what}: {message}")
+    if first["type"] in ("model_type", "dict_type"):
+        names = _fields(kind, first["loc"]) if first["type"] == "model_type" else ["num_layers"]
+        return InputError(
+            f"{what}: {place} = {first['input']!r}: this is a section; give its fields, such as {place}.{names[0]}"
+        )
     return InputError(f"{what}: {place} = {first['input']!r}: {message[0].lower()}{message[1:]}")
+
+
+def _elsewhere(kind: type[BaseModel], name: str) -> str:
+    """The suggestion for a field that is given without its section."""
+    for section, field in kind.model_fields.items():
+        for inner in _classes(field.annotation):
+            if issubclass(inner, BaseModel) and name in inner.model_fields:
+                return f" (did you mean '{section}.{name}'?)"
+    return ""
 
 
 def _fields(kind: type[BaseModel], place: Sequence[str | int]) -> list[str]:

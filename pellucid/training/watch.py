@@ -35,18 +35,29 @@ class Watch:
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise PellucidError(
-                f"the {what} is not finite at {batch} ({blame()}): the weights before it are in the last checkpoint; "
-                "go on from there with a smaller optim.lr, or look at those rows"
+                f"the {what} is not finite at {batch} ({blame()}): nothing of it was learnt or saved; look at those "
+                f"rows (pellucid data show RECIPE --first {rows.start}), or begin another run with a smaller optim.lr"
             )
         if self.seen >= FIRST and loss > self.mean + self.allowed:
             raise PellucidError(
-                f"the loss jumped from {self.mean:.2f} to {loss:.2f} at {batch}: go on from the last checkpoint with "
-                "a smaller optim.lr, look at those rows, or allow more by train.explode"
+                f"the loss jumped from {self.mean:.2f} to {loss:.2f} at {batch}: look at those rows (pellucid data "
+                f"show RECIPE --first {rows.start}), begin another run with a smaller optim.lr, or allow more by "
+                "train.explode and go on"
             )
         self.seen += 1
         # m_t = b m_{t-1} + (1 - b) x_t, with the bias of its start taken off (Adam, Kingma & Ba 2015, algorithm 1)
         weight = max(1 / self.seen, 1 - SMOOTHING)
         self.mean += weight * (loss - self.mean)
+
+
+def check_weights(model: Decoder, step: int) -> None:
+    """Raises `PellucidError` that names a parameter which the step has spoilt: such a model is not to be saved."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise PellucidError(
+                f"step {step} left weights in {name} that are not finite, and they were not saved: begin another run "
+                "with a smaller optim.lr"
+            )
 
 
 @torch.no_grad()
