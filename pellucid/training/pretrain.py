@@ -28,6 +28,7 @@ from pellucid.training.loop import Outcome, Sample, Trainer
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.recipe import DataRecipe, PretrainRecipe, TrainRecipe
 from pellucid.training.run import TOKENIZER, RunFolder, newest_checkpoint
+from pellucid.training.schedules import scale
 from pellucid.training.setting import choose_setting
 
 # Of a tokenizer trained here. The last two are for conversations, which come later and then find their tokens ready.
@@ -45,6 +46,8 @@ def pretrain(
     Raises `InputError` for anything in the recipe or its files that cannot be, before the model is made.
     """
     config_of(recipe, vocab_size=recipe.tokenizer.vocab_size)  # what is wrong with it is said at once
+    if recipe.train.steps is not None:
+        scale(recipe.optim, 0, recipe.train.steps)
     with join() as ranks:
         run = RunFolder.open(recipe.run, recipe) if ranks.first else None
         tell: Say = say if ranks.first else lambda _: None

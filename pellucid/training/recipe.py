@@ -124,15 +124,6 @@ class Recipe(Section):
     train: TrainRecipe
     expect: ExpectRecipe = ExpectRecipe()
 
-    @model_validator(mode="after")
-    def _room_to_learn(self) -> Recipe:
-        if self.train.steps is not None and self.optim.warmup >= self.train.steps:
-            raise ValueError(
-                f"optim.warmup = {self.optim.warmup} leaves nothing of train.steps = {self.train.steps}: lower it, or "
-                "train longer"
-            )
-        return self
-
 
 class PretrainRecipe(Recipe):
     """Next-token prediction from nothing. `model`: the fields of `ModelConfig`; vocab_size follows the tokenizer."""
