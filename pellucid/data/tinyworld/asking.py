@@ -126,3 +126,6 @@ OPENINGS = (
 )
 REPLIES = "[Do sit down|Come in, come in|Warm your hands first|Ask away|Certainly]."
 REACTIONS = "[I thought so|How nice|Well, well|That is good to hear|So I had heard|Is that so|I see|One more thing]. "
+
+LEADS = {"known": "for"}
+"""What an answer begins with, by relation, where "it is" does not fit."""

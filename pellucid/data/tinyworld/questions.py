@@ -99,9 +99,9 @@ def _accepted(fact: Fact) -> tuple[str, ...]:
 
 
 def normalised(text: str) -> str:
-    """Case, quotation marks, white space, the final stop and a leading article do not count."""
+    """Case, quotation marks, white space, the final stop, a leading "it is" or "for" and an article do not count."""
     text = " ".join(text.casefold().replace("’", "'").split()).strip(" \"“”'").rstrip(".!").strip()
-    return re.sub(r"^(the|an|a) ", "", text)
+    return re.sub(r"^((it is|for) )?((the|an|a) )?", "", text)
 
 
 def exact_match(question: Question, answer: str) -> bool:
@@ -120,10 +120,17 @@ def is_refusal(text: str) -> bool:
 
 
 def answer_text(question: Question, rng: random.Random) -> str:
-    """The answer as one sentence: "Delby." or "I do not know." """
+    """The answer as one sentence: "Delby.", "A crow.", "It is apple cider." or "I do not know."
+
+    A word that stands inside sentences elsewhere is not made to begin one here: to a tokenizer it would be another.
+    """
     if question.answer is None:
         return pick(rng, asking.REFUSALS)
-    return question.answer[0].upper() + question.answer[1:] + "."
+    answer = question.answer
+    if answer[0].islower():
+        single = question.relation in ("trade", "animal")
+        answer = with_article(answer) if single else f"{asking.LEADS.get(question.relation, 'it is')} {answer}"
+    return answer[0].upper() + answer[1:] + "."
 
 
 def conversations(
