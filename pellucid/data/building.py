@@ -171,7 +171,7 @@ class ShardWriter:
                 self.index, self.finished = found, name == INDEX
                 return
         if entries and say is not None:
-            say(f"{self.folder}: the shards there are of another source or tokenizer, so they are made again")
+            say(f"{self.folder}: the shards there are of another source, tokenizer or version, so they are made again")
         for entry in entries:
             entry.unlink()
 

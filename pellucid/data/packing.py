@@ -59,6 +59,8 @@ class Stream:
     def read(self, indices: Sequence[int]) -> Examples:
         """These rows. Raises `PellucidError` if the shards were changed meanwhile."""
         self.shards.check_unchanged()
+        if not len(indices):
+            return no_rows(self.context)
         epochs, places = np.divmod(np.asarray(indices, np.int64), len(self))
         starts = np.empty_like(places)
         for epoch in np.unique(epochs):
@@ -117,6 +119,8 @@ class Whole:
     def read(self, indices: Sequence[int]) -> Examples:
         """These rows. Raises `PellucidError` if the shards were changed meanwhile."""
         self.shards.check_unchanged()
+        if not len(indices):
+            return no_rows(self.context)
         epochs, places = np.divmod(np.asarray(indices, np.int64), len(self))
         if self.shuffle:
             for epoch in np.unique(epochs):
@@ -179,6 +183,11 @@ def pack(lengths: Ints, context: int, seed: int) -> tuple[Ints, Ints]:
         row_of[place] = row
     by_row = np.argsort(row_of, kind="stable")
     return order[by_row], np.searchsorted(row_of[by_row], np.arange(rows + 1))
+
+
+def no_rows(T: int) -> Examples:
+    """What a process reads that has no row of a batch."""
+    return Examples(*(torch.empty(0, T, dtype=torch.int64) for _ in range(4)))
 
 
 def assemble(shards: Shards, pieces: Pieces, B: int, T: int) -> Examples:

@@ -183,5 +183,6 @@ def test_a_row_is_the_same_whoever_reads_it(make: type[Rows]) -> None:
     assert_same(whole, Examples(**joined))
     singles = [again.read([i]) for i in reversed(batch)]
     assert_same(whole, Examples(*(torch.cat([tensors(s)[n] for s in reversed(singles)]) for n in tensors(whole))))
+    assert all(tensor.shape == (0, 64) for tensor in tensors(rows.read([])).values())  # a rank without a row
     other = make(in_memory(documents, masks_for(documents)), 64, 6).read(batch)
     assert not torch.equal(other.tokens, whole.tokens)

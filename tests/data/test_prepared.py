@@ -94,7 +94,9 @@ def test_what_has_changed_is_built_again_and_that_is_said(tmp_path: Path) -> Non
     assert three.num_tokens == two.num_tokens + 4 and len(said) == 2
     build(Tokenizer(tiny_tokenizer().definition, config), skip_bad=True)
     assert len(said) == 3
-    assert all("shards there are of another source or tokenizer, so they are made again" in line for line in said)
+    assert all(
+        "shards there are of another source, tokenizer or version, so they are made again" in line for line in said
+    )
 
 
 def test_a_source_that_changes_while_it_is_read(tmp_path: Path) -> None:
