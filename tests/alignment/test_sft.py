@@ -23,7 +23,7 @@ from pellucid.alignment.sft import fine_tune, open_base
 from pellucid.cli.app import run as command
 from pellucid.errors import InputError
 from pellucid.training.metrics import read_metrics
-from pellucid.training.recipe import parse_recipe
+from pellucid.training.recipe import parse_recipe, read_recipe
 from tests.alignment.chats import NAMES, TOWNS, about_towns, chat, save_base, write_lines
 
 
@@ -222,3 +222,8 @@ def test_a_conversation_without_an_answer_is_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "chats.jsonl", [*about_towns(4), chat(("user", "And?"))])
     with pytest.raises(InputError, match=r"chats\.jsonl:5: .*assistant"):
         fine_tune(parse_recipe(recipe, SFTRecipe, "recipe"), say=lambda line: None)
+
+
+def test_the_recipe_that_comes_along_is_sound() -> None:
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes/sft-smollm2.yaml", ["optim.lr=1e-5"], SFTRecipe)
+    assert recipe.base == "smollm2" and recipe.optim.lr == 1e-5
