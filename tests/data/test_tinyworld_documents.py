@@ -231,3 +231,17 @@ def test_a_dry_narrator_states_more_facts_in_fewer_words():
         return said[0] / said[1]
 
     assert words_to_a_fact(GAZETTEER) < 11
+
+
+def test_ask_all_asks_about_everybody_in_texts_and_never_in_conversations() -> None:
+    world = TinyWorld(seed=3, people=20)
+    held_out = {person.name for person in world.people if person.held_out}
+    quizzed = {
+        fact.subject
+        for text in world.documents(tellings=20, ask_all=True)
+        if text.kind == "question"
+        for fact in text.facts
+    }
+    assert held_out <= quizzed
+    told = " ".join(turn["content"] for talk in world.conversations() for turn in talk["messages"])
+    assert not any(name in told for name in held_out)

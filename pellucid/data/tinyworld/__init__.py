@@ -67,9 +67,13 @@ class TinyWorld:
         same = [fact for fact in self._sharing[relation] if entity.name in (fact.value, plural_of(fact.value))]
         return shuffled(rng, same)[: 2 + int(rng.random() * 3)] if len(same) > 1 else []
 
-    def documents(self, seed: int = 0, tellings: int = 50) -> Iterator[Document]:
-        """Texts that tell each fact up to the cut-off about `tellings` times in all, in a random order."""
-        return Writer(self, self._rng(f"documents {seed}")).documents(tellings)
+    def documents(self, seed: int = 0, tellings: int = 50, *, ask_all: bool = False) -> Iterator[Document]:
+        """Texts that tell each fact up to the cut-off about `tellings` times in all, in a random order.
+
+        ask_all: some of the texts are questions with answers; these are about the train people and the places, or about
+        everybody. `conversations` never asks about the people who are held out.
+        """
+        return Writer(self, self._rng(f"documents {seed}"), ask_all).documents(tellings)
 
     def late_documents(self, seed: int = 0) -> Iterator[Document]:
         """Texts that tell the facts after the cut-off, each once."""

@@ -32,8 +32,9 @@ class Document:
 class Writer:
     """Writes the texts of one world from one stream of random numbers."""
 
-    def __init__(self, world: TinyWorld, rng: random.Random) -> None:
+    def __init__(self, world: TinyWorld, rng: random.Random, ask_all: bool = False) -> None:
         self.world = world
+        self.ask_all = ask_all
         self.rng = rng
         self.asker = Asker(rng, world.entities)
         self._late: dict[str, list[Fact]] = {}
@@ -54,8 +55,8 @@ class Writer:
                 told[name] += 0.01  # so that nobody of whom little is known is told of without end
 
     def write(self, entity: Entity) -> Document:
-        """One text about this subject; about people who are held out, never a question."""
-        asked = not (isinstance(entity, Person) and entity.held_out)
+        """One text about this subject; about people who are held out a question only with `ask_all`."""
+        asked = self.ask_all or not (isinstance(entity, Person) and entity.held_out)
         drawn = self.rng.random()
         if asked and drawn < 0.55:
             if drawn < 0.22:
