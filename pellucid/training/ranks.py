@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pellucid.errors import PellucidError
+from pellucid.errors import InputError, PellucidError
 
 PATIENCE = timedelta(minutes=30)  # for one that is stuck; one that is gone is noticed at once
 
@@ -71,9 +71,16 @@ class Ranks:
 @contextmanager
 def join() -> Iterator[Ranks]:
     """The processes that torchrun started together, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
         yield Ranks()
         return
+    lacking = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking:
+        raise InputError(
+            f"WORLD_SIZE = {world} is set, for several processes, and {' and '.join(lacking)} not: start with torchrun, "
+            "or unset it"
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with said():

@@ -200,7 +200,8 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 def _complaint(error: ValidationError, kind: type[Section], what: str) -> InputError:
     """One sentence for the first thing that is wrong."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # it may be why one is missing
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         names = _fields(kind, first["loc"][:-1])
@@ -209,7 +210,7 @@ def _complaint(error: ValidationError, kind: type[Section], what: str) -> InputE
         return InputError(f"{what}: there is no field {place!r}{near}")
     if first["type"] == "missing":
         return InputError(f"{what}: the field {place!r} is missing")
-    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # our own validators write the sentence
         return InputError(f"{what}: {place}: {message}" if place else f"{what}: {message}")
     if first["type"] in ("model_type", "dict_type"):
@@ -217,7 +218,8 @@ def _complaint(error: ValidationError, kind: type[Section], what: str) -> InputE
         return InputError(
             f"{what}: {place} = {first['input']!r}: this is a section; give its fields, such as {place}.{names[0]}"
         )
-    return InputError(f"{what}: {place} = {first['input']!r}: {message[0].lower()}{message[1:]}")
+    said = (message[0].lower() + message[1:]).replace("tuple", "list")
+    return InputError(f"{what}: {place} = {first['input']!r}: {said}")
 
 
 def _elsewhere(kind: type[BaseModel], name: str) -> str:

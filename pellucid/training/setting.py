@@ -38,6 +38,7 @@ class Setting:
     dtype: torch.dtype
     compiled: bool
     threads: int
+    processes: int = 1
     ceiling: float | None = None
     reasons: tuple[str, ...] = ()
 
@@ -48,7 +49,12 @@ class Setting:
 
     def as_json(self) -> dict[str, Any]:
         """What a resume has to keep."""
-        return {"precision": name_of(self.dtype), "compiled": self.compiled, "threads": self.threads}
+        return {
+            "precision": name_of(self.dtype),
+            "compiled": self.compiled,
+            "threads": self.threads,
+            "processes": self.processes,
+        }
 
 
 def choose_setting(
@@ -59,12 +65,10 @@ def choose_setting(
     Raises `InputError` where compiling is asked for and cannot be.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    threads = _set_threads(ranks, recorded)
     if recorded is not None:
-        torch.set_num_threads(recorded["threads"])
-        threads = f"{recorded['threads']}, as the run began"
         precision, why = recorded["precision"], f"{recorded['precision']}, as the run began"
     else:
-        threads = use_best_threads().reason
         chosen = best_training_precision(recipe.precision)
         precision, why = chosen.name, chosen.reason
         agreed = ranks.agree(CANDIDATES.index(precision) if ranks.first else None)
@@ -74,10 +78,23 @@ def choose_setting(
     compiled, why_compiled = _compiled(recipe, config, steps, ceiling, device)
     if recorded is not None and recorded["compiled"] != compiled:
         compiled, why_compiled = recorded["compiled"], "as the run began"
-    if recorded is not None and torch.get_num_threads() != recorded["threads"]:
-        warnings.warn("the run had another number of threads, so numbers may differ in the last bits", stacklevel=2)
     reasons = (f"precision {why}", f"threads {threads}", f"compiled {'yes' if compiled else 'no'}: {why_compiled}")
-    return Setting(device, getattr(torch, precision), compiled, torch.get_num_threads(), ceiling, reasons)
+    return Setting(device, getattr(torch, precision), compiled, torch.get_num_threads(), ranks.world, ceiling, reasons)
+
+
+def _set_threads(ranks: Ranks, recorded: Mapping[str, Any] | None) -> str:
+    """As many threads as the run began with, where it goes on with as many processes and there are so many cores."""
+    if recorded is not None:
+        threads = recorded["threads"]  # in each process
+        if recorded["processes"] == ranks.world and threads <= (os.cpu_count() or 1):
+            torch.set_num_threads(threads)
+            return f"{threads}, as the run began"
+        warnings.warn(
+            f"the run began with {recorded['processes']} x {threads} threads and goes on with {ranks.world} processes "
+            f"on {os.cpu_count()} cores, so its numbers may differ in the last bits",
+            stacklevel=3,
+        )
+    return use_best_threads().reason
 
 
 def _compiled(
