@@ -77,12 +77,12 @@ def start(folder: Path, world: int, function: Callable[[], int], name: str = "sa
 
 
 def gradients_of_worlds(folder: str) -> None:
-    """The gradient of one batch, very unequal in what is learnt from, by 1, 2, 3 and 6 processes; 4 rows."""
+    """The gradient of one batch, very unequal in what is learnt from, by 1, 2, 3 and 5 processes; 4 rows."""
     place = Path(folder)
 
     def one(name: str) -> int:
         with join() as ranks:
-            model, rows = Decoder(ModelConfig(**SHAPE)), ranks.share(range(9, 13))
+            model, rows = Decoder(ModelConfig(**SHAPE)), ranks.share(range(11, 15))
             examples = Counting().read(rows) if rows else None
             taken = take_gradient(model, examples, next_token_loss, ranks=ranks)
             gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -90,7 +90,7 @@ def gradients_of_worlds(folder: str) -> None:
             save_file({"figures": figures, **gradients}, place / f"{name}-{ranks.rank}.safetensors")
         return 0
 
-    for world in (1, 2, 3, 6):
+    for world in (1, 2, 3, 5):
         statuses = [ended(child) for child in start(place, world, lambda world=world: one(f"of{world}"))]
         assert statuses == [0] * world, [path.read_text() for path in place.glob("said-*")]
 
@@ -99,10 +99,10 @@ def test_the_gradient_of_any_number_of_processes_is_that_of_one(tmp_path: Path) 
     """Each process has it, those too that had no rows; only the order of additions differs."""
     fresh(gradients_of_worlds, str(tmp_path))
     alone = load_file(tmp_path / "of1-0.safetensors")
-    rows = Counting().read(range(9, 13))
+    rows = Counting().read(range(11, 15))
     counts = (rows.targets >= 0).sum(1)
     assert alone["figures"][2:].tolist() == [counts.sum(), rows.real] and counts.max() > 5 * counts.min()
-    for world in (2, 3, 6):
+    for world in (2, 3, 5):
         found = [load_file(tmp_path / f"of{world}-{rank}.safetensors") for rank in range(world)]
         for one in found:
             torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-7)
@@ -154,8 +154,8 @@ def like(run: Path, other: Path) -> None:
     assert [line["step"] for line in curves[0]] == [line["step"] for line in curves[1]]
     for ours, theirs in zip(*curves, strict=True):
         assert ours.keys() == theirs.keys()
-        for name in ("loss", "gradient_norm", "validation_loss", "validation_bits_per_byte"):
-            assert ours.get(name) == pytest.approx(theirs.get(name), rel=1e-3)
+        for name in ours.keys() & {"loss", "gradient_norm", "validation_loss", "validation_bits_per_byte"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
         for name in ("learnt", "tokens", "lr"):
             assert ours.get(name) == theirs.get(name)
     weights = [load_file(each / "final/model.safetensors") for each in (run, other)]
