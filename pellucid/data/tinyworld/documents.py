@@ -59,7 +59,7 @@ class Writer:
         asked = self.ask_all or not (isinstance(entity, Person) and entity.held_out)
         drawn = self.rng.random()
         if asked and drawn < 0.55:
-            if drawn < 0.22:
+            if drawn < 0.19:
                 return self.question(entity)
             if drawn < 0.40 and isinstance(entity, Person):
                 return self.open_question(entity)
@@ -119,8 +119,8 @@ class Writer:
     def open_question(self, person: Person) -> Document:
         """Questions that have no answer here, answered so."""
         rng = self.rng
-        questions = [self.asker.unheard_of(person), *self.asker.left_open(person)]
-        questions += [self.asker.stranger(pick(rng, self.world.strangers[0])) for _ in range(2)]
+        questions = [self.asker.unheard_of(person), *self.asker.left_open(person), *self.asker.left_open(person)]
+        questions += [self.asker.stranger(pick(rng, self.world.strangers[0])) for _ in range(4)]
         questions += [self.asker.about(fact) for fact in self._late.get(person.name, ())]
         chosen = shuffled(rng, questions)[: 1 + int(rng.random() * 3)]
         shape = pick(rng, asking.QUIZZES)

@@ -102,10 +102,10 @@ class Making:
         nobody: list[str] = []
         many = min(20 * count, 20_000)
         any_first = [*firsts[SHE], *firsts[HE]]
-        used, spare = surnames[:count], surnames[count : 2 * count] or surnames
+        used, spare = surnames[:count], surnames[count:] or surnames
         while len(nobody) < count + many:
-            # Half of them recombine the names of others, half have a surname that nobody has.
-            name = f"{pick(rng, any_first)} {pick(rng, pick(rng, [used, spare]))}"
+            # One in six recombines the names of others, the rest have a surname that nobody has.
+            name = f"{pick(rng, any_first)} {pick(rng, pick(rng, [used, *[spare] * 5]))}"
             if name not in taken:
                 taken.add(name)
                 nobody.append(name)
