@@ -78,8 +78,8 @@ def join() -> Iterator[Ranks]:
     lacking = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if lacking:
         raise InputError(
-            f"WORLD_SIZE = {world} is set, for several processes, and {' and '.join(lacking)} not: start with torchrun, "
-            "or unset it"
+            f"WORLD_SIZE = {world} is set, for several processes, and {' and '.join(lacking)} not: start with "
+            "torchrun, or unset it"
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pellucid.errors import InputError
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
-from pellucid.operations.ceilings import measure_ceilings
+from pellucid.operations.ceilings import matmul_rate
 from pellucid.operations.hardware import CANDIDATES, use_best_threads
 from pellucid.training.costs import training_flops
 from pellucid.training.precision import best_training_precision
@@ -74,12 +74,13 @@ def choose_setting(
         agreed = ranks.agree(CANDIDATES.index(precision) if ranks.first else None)
         assert agreed is not None
         precision = CANDIDATES[agreed]
-    ceiling = measure_ceilings((precision,)).matmul[precision] if device.type == "cpu" else None
+    dtype: torch.dtype = getattr(torch, precision)
+    ceiling = max(matmul_rate(dtype) for _ in range(2)) if device.type == "cpu" else None
     compiled, why_compiled = _compiled(recipe, config, steps, ceiling, device)
     if recorded is not None and recorded["compiled"] != compiled:
         compiled, why_compiled = recorded["compiled"], "as the run began"
     reasons = (f"precision {why}", f"threads {threads}", f"compiled {'yes' if compiled else 'no'}: {why_compiled}")
-    return Setting(device, getattr(torch, precision), compiled, torch.get_num_threads(), ranks.world, ceiling, reasons)
+    return Setting(device, dtype, compiled, torch.get_num_threads(), ranks.world, ceiling, reasons)
 
 
 def _set_threads(ranks: Ranks, recorded: Mapping[str, Any] | None) -> str:

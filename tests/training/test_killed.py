@@ -18,7 +18,7 @@ from pellucid.cli.app import run as command
 from pellucid.data.packing import Stream
 from pellucid.training import loop
 from pellucid.training.metrics import read_metrics
-from tests.training.tiny_run import ended, fork, fresh, write_recipe
+from tests.training.tiny_run import ended, fork, fresh, hurry, write_recipe
 
 EVERY_STEP = {"steps": 40, "save_every": 1, "sample_prompts": ["The cat"], "sample_tokens": 4}
 
@@ -41,7 +41,7 @@ def killed_at_random(folder: str, kills: str) -> dict[str, Any]:
         return read(self, indices)
 
     Stream.read = noted  # type: ignore[method-assign]
-    loop.write_curves = lambda *_: None  # type: ignore[assignment]
+    hurry()
     inside, reached = 0, []
     for number in range(int(kills)):
         child = fork(lambda: command(["pretrain", recipe]), place / "said.txt")
@@ -63,7 +63,7 @@ def steps_on_record(run: Path) -> int:
 
 
 def left_alone(folder: str) -> None:
-    loop.write_curves = lambda *_: None  # type: ignore[assignment]
+    hurry()
     child = fork(
         lambda: command(["pretrain", write_recipe(Path(folder), "alone", train=EVERY_STEP)]), Path("/dev/null")
     )
@@ -114,6 +114,7 @@ def consumed(log: Path) -> None:
 
 def stopped_by(folder: str, number: str) -> list[int]:
     """The statuses of a run that gets a signal, of the same line again, and the step that had been saved between."""
+    hurry()
     place, stop = Path(folder), int(number)
     recipe = write_recipe(place, "stopped", train=EVERY_STEP | {"save_every": 35})
     child = fork(lambda: command(["pretrain", recipe]), place / "said.txt")
@@ -140,6 +141,7 @@ def test_a_signal_saves_and_ends_and_the_same_line_goes_on(
 
 def stopped_twice(folder: str, number: str) -> list[Any]:
     """The status of a run that gets a signal twice in a long step; how long it lived after the second."""
+    hurry()
     place, stop = Path(folder), int(number)
     recipe = write_recipe(place, "stopped")
     take = loop.take_gradient

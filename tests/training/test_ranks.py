@@ -23,12 +23,11 @@ from pellucid.cli.app import run as command
 from pellucid.errors import InputError
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
-from pellucid.training import loop
 from pellucid.training.loss import next_token_loss
 from pellucid.training.metrics import read_metrics
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.step import take_gradient
-from tests.training.tiny_run import SHAPE, Counting, ended, fork, fresh, write_recipe
+from tests.training.tiny_run import SHAPE, Counting, ended, fork, fresh, hurry, write_recipe
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 20))
@@ -77,7 +76,8 @@ def start(folder: Path, world: int, function: Callable[[], int], name: str = "sa
 
 
 def gradients_of_worlds(folder: str) -> None:
-    """The gradient of one batch, very unequal in what is learnt from, by 1, 2, 3 and 5 processes; 4 rows."""
+    """The gradient of one batch, very unequal in what is learnt from, by 1, 2 and 5 processes; 4 rows."""
+    hurry()
     place = Path(folder)
 
     def one(name: str) -> int:
@@ -90,7 +90,7 @@ def gradients_of_worlds(folder: str) -> None:
             save_file({"figures": figures, **gradients}, place / f"{name}-{ranks.rank}.safetensors")
         return 0
 
-    for world in (1, 2, 3, 5):
+    for world in (1, 2, 5):
         statuses = [ended(child) for child in start(place, world, lambda world=world: one(f"of{world}"))]
         assert statuses == [0] * world, [path.read_text() for path in place.glob("said-*")]
 
@@ -102,7 +102,7 @@ def test_the_gradient_of_any_number_of_processes_is_that_of_one(tmp_path: Path) 
     rows = Counting().read(range(11, 15))
     counts = (rows.targets >= 0).sum(1)
     assert alone["figures"][2:].tolist() == [counts.sum(), rows.real] and counts.max() > 5 * counts.min()
-    for world in (2, 3, 5):
+    for world in (2, 5):
         found = [load_file(tmp_path / f"of{world}-{rank}.safetensors") for rank in range(world)]
         for one in found:
             torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-7)
@@ -119,7 +119,7 @@ PLAN: dict[str, Any] = {
 def runs_of_worlds(folder: str) -> dict[str, list[int]]:
     """The same run by 1, 2 and 3 processes (of which one has no rows), and begun by 2 and ended by 1."""
     place = Path(folder)
-    loop.write_curves = lambda *_: None  # type: ignore[assignment]
+    hurry()
     statuses = {}
     for world in (1, 2, 3):
         recipe = write_recipe(place, f"of{world}", **PLAN)
@@ -187,6 +187,7 @@ def test_only_the_first_process_writes_and_prints(worlds: tuple[Path, dict[str, 
 
 def one_is_killed(folder: str, which: str) -> list[Any]:
     """The status of the process that is left, and how long it took to end."""
+    hurry()
     place = Path(folder)
     recipe = write_recipe(place, "run", train=PLAN["train"] | {"steps": 100_000})
     children = start(place, 2, lambda: command(["pretrain", recipe]))
