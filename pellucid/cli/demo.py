@@ -114,7 +114,7 @@ FINE_TUNING = (
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "
-    "you give a beginning, it goes on for a few sentences, and stops."
+    "you give a beginning, it goes on for a sentence or two, and stops."
 )
 
 

@@ -14,7 +14,7 @@ from pellucid.checkpoints.load import load
 from pellucid.data.packing import Stream
 from pellucid.data.shards import open_shards
 from pellucid.data.tinyworld import SPLITS, TinyWorld
-from pellucid.evaluation.first_model import BASE, QUIZ, TUNED, Demo
+from pellucid.evaluation.first_model import BASE, QUIZ, TUNED, Demo, opening
 from pellucid.evaluation.world import Reply, Share, ask_as_quiz, ask_in_chat, examine, knowledge
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -22,7 +22,6 @@ from pellucid.training.evaluate import evaluate
 
 RESULTS = "results.json"
 ASKED = 24  # beginnings of a text of one's own
-BEGINNING = 12  # words of one
 LIMIT, SHOWN = 96, 4  # tokens of a continuation; continuations that are shown
 ROWS = 64  # of held-out text, for bits per byte
 SORTS = {  # of questions without an answer: what they ask for
@@ -176,7 +175,7 @@ def examine_own(folder: Path, passages: Sequence[str], tell: Callable[[str], Non
     """Both models of the demo in `folder`, on a text of whose facts nothing is known: they go on with `passages`."""
     base, tuned = open_both(folder)
     tell("asking both models to go on")
-    beginnings = [" ".join(passage.split(" ")[:BEGINNING]) for passage in passages]
+    beginnings = [opening(passage) for passage in passages]
     questions = [question_of(text, tuned[1]) for text in beginnings]
     answers = [ask(model, tuned[1], questions, LIMIT) for model in (base[0], tuned[0])]
     end = turn_end(tuned[1])

@@ -51,8 +51,8 @@ class Size:
 
 
 WORLD = Size(
-    vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1500, lr=5e-3,
-    sft_steps=100, sft_lr=1e-3, people=60, tellings=200,
+    vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1700, lr=5e-3,
+    sft_steps=120, sft_lr=3e-4, people=40, tellings=300,
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ class Demo:
         if self.source is None:
             person = next(one for one in self.world.people if one.held_out)
             return (f"{person.name} lives in", QUIZ.format(f"Where does {person.name} live?"))
-        return tuple(" ".join(text.split()[:6]) for text in itertools.islice(self.held_out(), 2))
+        return tuple(opening(text) for text in itertools.islice(self.held_out(), 2))
 
     def held_out(self) -> Iterator[str]:
         """The texts to be measured on."""
@@ -165,13 +165,8 @@ def passages_of(texts: Iterable[str]) -> Iterator[str]:
     """Whole paragraphs together until they are long enough; a long paragraph is cut between words."""
     for text in texts:
         passage = ""
-        for paragraph in text.split("\n\n"):
-            words = paragraph.strip("\n")
-            while len(words) > 2 * PASSAGE:
-                cut = words.rfind(" ", 1, PASSAGE) + 1 or PASSAGE
-                yield words[:cut]
-                words = words[cut:]
-            passage = f"{passage}\n\n{words}" if passage else words
+        for part in (part for paragraph in text.split("\n\n") for part in cut(paragraph.strip("\n"))):
+            passage = f"{passage}\n\n{part}" if passage else part
             if len(passage) >= PASSAGE:
                 yield passage
                 passage = ""
@@ -179,19 +174,43 @@ def passages_of(texts: Iterable[str]) -> Iterator[str]:
             yield passage
 
 
+def cut(paragraph: str) -> Iterator[str]:
+    while len(paragraph) > 2 * PASSAGE:
+        place = paragraph.rfind(" ", 1, PASSAGE) + 1 or PASSAGE
+        yield paragraph[:place]
+        paragraph = paragraph[place:]
+    yield paragraph
+
+
 def as_text(passages: Iterable[str]) -> Iterator[dict[str, str]]:
     return ({"text": passage} for passage in passages)
 
 
 def to_go_on(passage: str) -> dict[str, list[dict[str, str]]] | None:
-    """A passage as a conversation: the user gives its beginning, the assistant goes on with it for a few sentences."""
-    words = passage.split(" ")
-    beginning, rest = " ".join(words[:12]), " ".join(words[12:80])
-    end = max(rest.rfind(mark) for mark in ".!?")
-    if end < 0:
+    """A passage as a conversation: the user gives its beginning, the assistant goes on to the end of a sentence.
+
+    None where nothing is left to say. It fits into a row of 256 tokens even if each byte is a token of its own.
+    """
+    beginning = opening(passage)
+    rest = passage[len(beginning) :].lstrip()
+    said = start_of(rest, 180)
+    if len(said) < len(rest):
+        said = said[: max(said.rfind(mark) for mark in ".!?。！？") + 1] or said[: said.rfind(" ") + 1].rstrip() or said
+    if not said:
         return None
-    said = ({"role": "user", "content": beginning}, {"role": "assistant", "content": rest[: end + 1]})
-    return {"messages": list(said)}
+    return {"messages": [{"role": "user", "content": beginning}, {"role": "assistant", "content": said}]}
+
+
+def opening(passage: str) -> str:
+    """The first words of a passage."""
+    if passage == (start := start_of(passage, 60)):
+        return passage
+    return start[: start.rfind(" ")] if " " in start.strip() else start
+
+
+def start_of(text: str, size: int) -> str:
+    """As many characters from the start as fit into `size` bytes."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _write_folder(
@@ -251,7 +270,7 @@ def sft_recipe(demo: Demo) -> SFTRecipe:
             "too_long": "drop",
             "replay": {"data": str(text / TRAIN), "fraction": 0.3},
         },
-        "optim": {"lr": size.sft_lr, "final": 0.05, "warmup": min(5, size.sft_steps // 4)},
+        "optim": {"lr": size.sft_lr, "final": 0.05, "warmup": min(10, size.sft_steps // 4)},
         "train": {
             "steps": size.sft_steps,
             "batch": size.batch,
