@@ -56,18 +56,22 @@ def test_variables_that_are_not_torchruns_are_said(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def start(folder: Path, world: int, function: Callable[[], int], name: str = "said") -> list[int]:
-    """`world` processes that run `function`, as torchrun would start them; what each prints is in `name`-RANK.txt."""
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return str(free.getsockname()[1])
+
+
+def start(folder: Path, world: int, function: Callable[[], int], name: str = "said") -> list[int]:
+    """`world` processes that run `function`, as torchrun would start them; what each prints is in `name`-RANK.txt."""
+    port = free_port()
     children = []
     for rank in range(world):
 
         def one(rank: int = rank) -> int:
             os.environ |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
+                "MASTER_PORT": port,
             }  # fmt: skip
             return function()
 
@@ -228,7 +232,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "run", **PLAN)
     line = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-        "--master-port", "0", "-m", "pellucid", "pretrain", recipe,
+        "--master-port", free_port(), "-m", "pellucid", "pretrain", recipe,
     ]  # fmt: skip
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
