@@ -29,7 +29,7 @@ ROUNDS = 3  # of conversations, each asks of every fact four times
 SHORTEST = 20_000  # characters of a text from which writing can be learnt at all, if poorly
 # The world's texts have questions in this form, among others, so a model that was never taught to chat knows it.
 QUIZ = "Question: {}\nAnswer:"
-PASSAGE = 1_200  # characters of a passage, about
+PASSAGE = 600  # characters of a passage, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,10 @@ def passages_in(source: str) -> list[str]:
 
 
 def write_own(folder: Path, passages: Sequence[str]) -> None:
-    """Passages to learn from, every twentieth to be measured on, and conversations that ask to go on with one."""
-    train = [passage for number, passage in enumerate(passages) if number % 20 != 10]
-    held_out = [passage for number, passage in enumerate(passages) if number % 20 == 10]
+    """Passages to learn from, every twentieth (of a few, every third or so) to be measured on, and conversations."""
+    every = min(20, len(passages) // 3)
+    train = [passage for number, passage in enumerate(passages) if number % every != every // 2]
+    held_out = [passage for number, passage in enumerate(passages) if number % every == every // 2]
     _write_folder(folder, as_text(train), as_text(held_out), filter(None, map(to_go_on, train)))
 
 

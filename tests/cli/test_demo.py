@@ -200,7 +200,7 @@ def test_a_text_of_ones_own(
     results = read_results(tmp_path / "run")
     assert results is not None
     assert [line.measure.split()[0] for line in results.table] == ["bits", "stops"]
-    assert len(results.exchanges) == 4
+    assert len(results.exchanges) == 3
 
 
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pellucid.data.texts import read
 from pellucid.errors import InputError
 from pellucid.evaluation.first_model import (
     CONVERSATIONS,
@@ -111,6 +112,21 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     book.write_bytes(content)
     with pytest.raises(InputError, match=r"book\.txt"):
         passages_in(str(book))
+
+
+@pytest.mark.parametrize("paragraph", [40, 10_000])
+def test_the_shortest_text_is_enough_for_training_and_measuring(tmp_path: Path, paragraph: int) -> None:
+    words = (read("state-of-the-union")[: SHORTEST + 2_000]).split()
+    breaks = ("\n\n" if number % paragraph == paragraph - 1 else " " for number in range(len(words)))
+    (tmp_path / "book.txt").write_text("".join(map("".join, zip(words, breaks, strict=False))), encoding="utf-8")
+    demo = Demo(tmp_path / "demo", 0, size_for(SHORTEST), str(tmp_path / "book.txt"))
+    demo.write_text()
+    counts = [
+        sum(len(str(line["text"])) for line in lines(tmp_path / "demo" / TEXT / name)) for name in (TRAIN, HELD_OUT)
+    ]
+    assert counts[0] > SHORTEST / 2
+    assert counts[1] > 4 * demo.size.context
+    assert len(lines(tmp_path / "demo" / TEXT / CONVERSATIONS)) > 6
 
 
 @pytest.mark.parametrize("characters", [SHORTEST, 99_999, 100_000, 499_999, 500_000, 10**9])
