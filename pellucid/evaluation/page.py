@@ -37,7 +37,7 @@ section.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(15
 .tile, figure, table, pre { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 .tile { padding: 1rem 1.2rem; } .tile b { font-size: 1.9rem; font-weight: 650; color: var(--tuned); }
 .tile s { color: var(--base); text-decoration: none; font-size: 1.2rem; }
-figure { margin: 1rem 0; padding: .75rem; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 1rem 0; padding: .75rem; overflow-x: auto; } figure svg { width: 100%; height: auto; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem; }
 .wide { overflow-x: auto; } table { border-collapse: separate; border-spacing: 0; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .9rem; border-bottom: 1px solid var(--line); }
@@ -155,11 +155,16 @@ def curves(folder: Path) -> str:
     if find_spec("matplotlib") is None:
         return "<p class='soft'>Curves need Matplotlib: pip install 'pellucid[plot]', and the same command again.</p>"
     drawn = (
-        f"<figure>{draw(metrics, name)}</figure>"
+        f"<figure>{with_prefix(draw(metrics, name), run)}</figure>"
         for name, run in (("Pretraining", BASE), ("Fine-tuning", TUNED))
         if (metrics := read_metrics(folder / run))
     )
     return f"<div class='curves'>{''.join(drawn)}</div>"
+
+
+def with_prefix(svg: str, prefix: str) -> str:
+    """The picture with names of its own for its parts, so that two can stand on one page."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def samples(folder: Path) -> str:

@@ -32,15 +32,17 @@ class Reader(HTMLParser):
         self.text = ""
         self.tags: set[str] = set()
         self.references: list[str] = []
+        self.names: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.references += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.handle_startendtag(tag, attributes)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.references += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.names += [value or "" for name, value in attributes if name == "id"]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag, tag
@@ -140,7 +142,8 @@ def test_the_page_is_whole_and_needs_nothing_else(whole: tuple[Path, str]) -> No
     assert "pellucid demo --seed 0 --run" in text
     assert "script" not in page.tags
     assert page.tags >= {"table", "svg", "details"}
-    assert all(reference.startswith("#") for reference in page.references)
+    assert len(page.names) == len(set(page.names)) > 0
+    assert {reference.removeprefix("#") for reference in page.references} <= set(page.names)
     assert not re.search(r"url\((?!#|&quot;#|\"#)", (folder / "report.html").read_text(encoding="utf-8"))
     assert not re.search(r"@import|@font-face", (folder / "report.html").read_text(encoding="utf-8"))
 
