@@ -1,4 +1,4 @@
-# make demo    a real model answers, and shows how: sets up what is missing first
+# make demo    from text to a model that answers, in minutes: sets up what is missing first
 # make test    everything that has to hold: style, types, the rooms' borders, the tests
 # make lint    the quick half of `make test`
 # make bench   this machine against the peers, with the ceilings measured in the same minute

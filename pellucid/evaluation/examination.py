@@ -100,10 +100,10 @@ def examine_world(folder: Path, world: TinyWorld, tell: Callable[[str], None]) -
     after = examine(world, ask_in_chat(*tuned))
     return Results(
         table=(bits_per_byte(folder, base, tuned), *knowledge_lines(before, after)),
-        how="The texts ask about everybody, the conversations about half of the people; what is asked for here about the "
-        "other half had to be carried over. The questions without an answer are about that half, too. The base model "
-        f"goes on with {QUIZ.format('...')!r}, a form that its texts have; the fine-tuned one is asked through its chat "
-        "template. Both take the most likely token at every step.",
+        how="The texts ask about everybody, the conversations about half of the people: what is right about the other "
+        "half was carried over, and the questions without an answer are about that half. The base model goes on with "
+        f"{QUIZ.format('...')!r}, a form that its texts have; the fine-tuned one is asked through its chat template. "
+        "Both take the most likely token at every step.",
         exchanges=tuple(chosen(before, after)),
     )
 
