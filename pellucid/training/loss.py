@@ -33,6 +33,8 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: floa
     hidden: (N, E); weight: (V, E); targets: (N,) int64. Under autocast the products are computed in its type, the
     softmax always in float32.
     """
+    if not torch.is_grad_enabled():
+        weight = weight.detach()  # a Function is told that a parameter wants a gradient even then
     loss: Tensor = _CrossEntropy.apply(hidden, weight, targets, softcap)  # type: ignore[no-untyped-call]
     return loss
 

@@ -103,7 +103,8 @@ def test_from_a_checkpoint_it_goes_on_bit_for_bit(optimizer: str, precision: tor
         lines = [
             {k: v for k, v in line.items() if "second" not in k and k != "reading"} for line in read_metrics(run.path)
         ]
-        results.append(((run.path / "final/model.safetensors").read_bytes(), lines, outcome.validation, outcome.tokens))
+        files = [run.path / name for name in ("final/model.safetensors", "checkpoints/step-60/state.json")]
+        results.append(([file.read_bytes() for file in files], lines, outcome.validation, outcome.tokens))
         keep_only(run.path, 40)
     assert results[0] == results[1]
 

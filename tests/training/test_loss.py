@@ -109,3 +109,20 @@ def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
         cross_entropy(hidden, weight, torch.randint(1000, (400,))).backward()
     assert largest <= 8000 < 400 * 1000  # the head's weight, four times a chunk
     assert sum(kept) <= 400 * 8 + 1000 * 8
+
+
+def test_without_gradients_none_is_computed(monkeypatch):
+    """An evaluation needs half of the head's products, and no memory of the head's size."""
+    wanted = []
+    forward = loss_module._CrossEntropy.forward
+    monkeypatch.setattr(
+        loss_module._CrossEntropy,
+        "forward",
+        staticmethod(lambda ctx, *given: wanted.append(ctx.needs_input_grad[:2]) or forward(ctx, *given)),
+    )
+    decoder, tokens = model(), torch.randint(97, (2, 8))
+    examples = Examples(tokens, tokens, torch.arange(8).expand(2, 8), torch.zeros_like(tokens))
+    with torch.no_grad():
+        alone = next_token_loss(decoder, examples)
+    assert alone == next_token_loss(decoder, examples)
+    assert wanted == [(False, False), (True, True)]
