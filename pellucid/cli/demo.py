@@ -109,8 +109,8 @@ PRETRAINING = (
     "little. Loss is how surprised it is on average; it has to fall. Samples show how it writes by then."
 )
 FINE_TUNING = (
-    "A pretrained model only goes on with text, and invents where it does not know. Now it reads conversations, in "
-    "which no question is about the people who are held out. Some have no answer, and there it is shown to say so."
+    "So far the model only goes on with text. Now it reads conversations, and learns what an assistant says in them, and "
+    "to stop. None is about the people who are held out. Some questions have no answer, and there it is shown to say so."
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "
@@ -122,6 +122,8 @@ def show_text(console: Console, this: Demo) -> None:
     """What is learnt from."""
     from rich.markup import escape
 
+    from pellucid.cli.training import say
+
     if this.source is None:
         heading(console, "1", f"The text: a small invented world of {this.size.people} people")
         explain(
@@ -131,6 +133,7 @@ def show_text(console: Console, this: Demo) -> None:
         )
     else:
         heading(console, "1", f"The text: {this.source}")
+    say("writing the texts")
     this.write_text()
     console.print(f"[italic]{escape(this.excerpt(EXCERPT))}[/italic]")
     counts = ", ".join(f"{count:,} {what}" for what, count in this.counts().items())

@@ -79,7 +79,7 @@ class Demo:
     def begin(self) -> None:
         """Makes the folder, or takes up what is there. Raises `InputError` where that is of another demo."""
         file = self.folder / BEGUN
-        now = {"seed": self.seed, "text": self.source, "size": asdict(self.size)}
+        now = {"text": self.source, "seed": self.seed, **asdict(self.size)}
         if not file.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise InputError(f"{self.folder} is there, and no demo: choose another folder with --run")
