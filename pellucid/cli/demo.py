@@ -109,8 +109,9 @@ PRETRAINING = (
     "little. Loss is how surprised it is on average; it has to fall. Samples show how it writes by then."
 )
 FINE_TUNING = (
-    "So far the model only goes on with text. Now it reads conversations, and learns what an assistant says in them, and "
-    "to stop. None is about the people who are held out. Some questions have no answer, and there it is shown to say so."
+    "So far the model only goes on with text. Now it reads conversations, and learns what an assistant says in them, "
+    "and to stop. None is about the people who are held out. Some questions have no answer, and there it is shown to "
+    "say so."
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "
