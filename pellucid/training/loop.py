@@ -185,13 +185,15 @@ class Trainer:
         self.optimizers.zero_grad()
 
     def _speed(self, examples: Examples | None, gradient: Gradient, seconds: float) -> tuple[float, float | None]:
-        """Tokens/s, padding not counted, and MFU."""
+        """Tokens/s, padding not counted, and MFU: None where the ceiling is not known, or was measured too low, beside
+        other work, as a figure above 1 shows."""
         speed = gradient.real / seconds
         if examples is None or self.setting.ceiling is None:
             return speed, None
         places = examples.positions[examples.documents >= 0]
         flops = training_flops(self.model.config, 2 * float(places.float().mean()) + 1)
-        return speed, utilisation(flops, speed, self.setting.ceiling * self.ranks.world)
+        mfu = utilisation(flops, speed, self.setting.ceiling * self.ranks.world)
+        return speed, mfu if mfu <= 1 else None
 
     def _look(self, metrics: Metrics | None, progress: Progress) -> None:
         """The validation rows, and the prompts of the recipe."""
