@@ -1,4 +1,4 @@
-"""`pellucid demo --model`: what it shows is what the model does; without the packaged model it says what installs it."""
+"""`pellucid demo --model`: a real model answers and shows how; a model that cannot be used is one sentence."""
 
 from __future__ import annotations
 
