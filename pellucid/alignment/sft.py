@@ -58,6 +58,7 @@ def fine_tune(
         tell: Say = say if ranks.first else lambda _: None
         try:
             data = _prepare(recipe, ranks, tell, progress)
+            check_batch(recipe, data)
             outcome = _train(recipe, data, run, ranks, tell)
             if run is None or outcome.signal is not None:
                 return outcome, None
@@ -154,10 +155,9 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
         text = Stream(shards("replay", replay.data, base.tokenizer, "text"), context, recipe.seed)
         rows = Mixture(conversations, text, replay.fraction)
         content += text.shards.content
-    questions = (
-        *prompts(recipe, tokenizer, longest),
-        *questions_of(held or train, tokenizer, recipe.report.questions, context),
-    )
+    own = prompts(recipe, tokenizer, longest)
+    drawn = questions_of(held or train, tokenizer, recipe.report.questions, context)
+    questions = tuple({question.ids: question for question in (*own, *drawn)}.values())  # none twice
     return FineTuningData(
         tokenizer,
         conversations,
@@ -177,6 +177,15 @@ def _prepare(recipe: SFTRecipe, ranks: Ranks, say: Say, progress: Progress | Non
     if ranks.first:
         ranks.agree(None)
     return data
+
+
+def check_batch(recipe: SFTRecipe, data: FineTuningData) -> None:
+    """`InputError` if the rows do not fill one batch, so that a step would read some of them twice."""
+    if len(data.rows) < recipe.train.batch:
+        raise InputError(
+            f"the conversations make {len(data.rows)} rows of {recipe.data.context} tokens, which do not fill a batch "
+            f"of {recipe.train.batch}: give more of them, or a smaller train.batch or data.context"
+        )
 
 
 def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterator[str]:

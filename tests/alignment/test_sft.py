@@ -196,6 +196,7 @@ def test_replay_against_forgetting_is_part_of_the_batches(tmp_path: Path) -> Non
         ("data.context=40", "longer than the context of 40"),
         ("report.prompts=[{long}]", "has 319 tokens and the context holds 128"),
         ("train.sample_prompts=[{long}]", "has 319 tokens and the context holds 128"),
+        ("train.batch=100", "rows of 64 tokens, which do not fill a batch of 100"),
         ("data.replay={{fraction: 0.5}}", "the field 'data.replay.data' is missing"),
     ],
 )
