@@ -1,9 +1,10 @@
 """Every command and every program in README.md and docs/ runs, and gives what is shown under it (promise E7).
 
-A ```console block holds commands after `$ `, each with the standard output that is claimed for it, if any; in it `...`
-stands for anything, on a line of its own for any lines. A ```python block is a program; a ```text block right after it
-is what it prints. The blocks of one document run in order in one folder. `<!-- slow -->` before a block leaves it to
-`-m slow`. Only `make`, `pip` and `git` are not run; the targets of `make` have to exist.
+A ```console block holds commands after `$ `, each with the standard output that is claimed for it, if any; what begins
+with `error: ` is an error, and status 2. In it `...` stands for anything, on a line of its own for any lines. A
+```python block is a program; a ```text block right after it is what it prints. The blocks of one document run in order
+in one folder. `<!-- slow -->` before a block leaves it to `-m slow`. Only `make`, `pip` and `git` are not run; the
+targets of `make` have to exist.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def parameters() -> list[object]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
-    return {document: tmp_path_factory.mktemp(document.stem) for document in DOCUMENTS}
+    """Each document's own, with the recipes where they lie in the repository."""
+    made = {document: tmp_path_factory.mktemp(document.stem) for document in DOCUMENTS}
+    for folder in made.values():
+        (folder / "recipes").symlink_to(ROOT / "recipes")
+    return made
 
 
 @pytest.mark.parametrize("block", parameters())
@@ -75,7 +80,7 @@ def test_block(block: Block, folders: dict[Path, Path]) -> None:
         if command.split()[0] in NOT_RUN:
             check_unrun(command)
             continue
-        printed = run(["bash", "-c", command], folder)
+        printed = run(["bash", "-c", command], folder, fails=claimed.startswith("error: "))
         assert not claimed or matches(claimed, printed), f"$ {command}\n{printed}"
 
 
@@ -87,15 +92,18 @@ def session(body: str) -> list[tuple[str, str]]:
     return [(command.strip(), claimed) for command, _, claimed in pairs]
 
 
-def run(command: list[str], folder: Path) -> str:
-    """The command's standard output, in that folder, 80 columns wide and without colour; it has to succeed."""
+def run(command: list[str], folder: Path, fails: bool = False) -> str:
+    """The command's standard output, in that folder, 80 columns wide and without colour; it has to succeed.
+
+    With `fails` it has to have been asked wrongly, and what it says is its error.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "COLUMNS": "80", "NO_COLOR": "1"}
     done = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    assert done.returncode == (2 if fails else 0), f"{command[-1]}\n{done.stdout}{done.stderr}"
+    return done.stderr if fails else done.stdout
 
 
 def matches(claimed: str, printed: str) -> bool:

