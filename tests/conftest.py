@@ -37,6 +37,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small products are faster so, and the same in every process."""
+    import torch
+
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def stays_here_and_repeats() -> Iterator[None]:
     """Seeds are fixed before each test; after it, a refused connection fails it even if the code hid the refusal."""

@@ -12,7 +12,6 @@ A folder of shards holds, numbers little endian:
 from __future__ import annotations
 
 import hashlib
-import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pellucid.checkpoints.manifest import checksum
 from pellucid.errors import InputError, PellucidError
 
 Ints = npt.NDArray[np.int64]
@@ -28,7 +28,6 @@ Ints = npt.NDArray[np.int64]
 VERSION = 1
 INDEX = "index.json"
 AGAIN = "remove the folder and run the same command, which makes it again"
-_CHUNK = 1 << 22  # bytes
 
 
 class FileEntry(BaseModel):
@@ -200,14 +199,6 @@ def read_index(path: Path) -> Index:
     return index
 
 
-def crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
-
-
 def split(shards: Shards, fraction: float, seed: int) -> tuple[Shards, Shards | None]:
     """Training and validation documents: a pure function of the documents, `fraction` and `seed`.
 
@@ -246,7 +237,7 @@ def _check(path: Path, entry: FileEntry, stat: tuple[int, ...], verify: bool) ->
         raise PellucidError(f"{path}: the file is missing; {AGAIN}")
     if stat[0] != entry.size:
         raise PellucidError(f"{path}: the file has {stat[0]} bytes and the index says {entry.size}; {AGAIN}")
-    if verify and crc32(path) != entry.crc32:
+    if verify and checksum(path) != entry.crc32:
         raise PellucidError(f"{path}: the file is damaged (its checksum is not that of the index); {AGAIN}")
 
 

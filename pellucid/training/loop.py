@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from pellucid.checkpoints.atomic import refused
 from pellucid.checkpoints.save import About
 from pellucid.data.examples import IGNORE, Examples, Rows
 from pellucid.errors import InputError, PellucidError
@@ -26,7 +27,7 @@ from pellucid.training.curves import write_curves
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.expected import verdicts
 from pellucid.training.loss import next_token_loss
-from pellucid.training.metrics import Metrics, cut
+from pellucid.training.metrics import KEPT, Metrics, cut
 from pellucid.training.optimizers import Optimizers, make_optimizer
 from pellucid.training.progress import Progress
 from pellucid.training.ranks import Ranks
@@ -214,12 +215,20 @@ class Trainer:
             # Every token would have a shape of its own to compile.
             with progress.phase("sampling"), torch.compiler.set_stance("force_eager"):
                 answers = self.sample(self.model, self.tokenizer, train.sample_prompts, train.sample_tokens)
-            with (self.run.path / SAMPLES).open("a", encoding="utf-8") as file:
-                for prompt, answer in zip(train.sample_prompts, answers, strict=True):
-                    line = {"step": self.done, "prompt": prompt, "text": answer}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    progress.say(f"  {prompt}\N{HORIZONTAL ELLIPSIS}{' '.join(answer.split())}")
+            self._keep_samples(self.run.path / SAMPLES, answers)
+            for prompt, answer in zip(train.sample_prompts, answers, strict=True):
+                progress.say(f"  {prompt}\N{HORIZONTAL ELLIPSIS}{' '.join(answer.split())}")
         self.model.train()
+
+    def _keep_samples(self, path: Path, answers: Sequence[str]) -> None:
+        """Adds them to `samples.jsonl`, a line each. Raises `PellucidError` when the disk refuses."""
+        pairs = zip(self.recipe.train.sample_prompts, answers, strict=True)
+        lines = [{"step": self.done, "prompt": prompt, "text": answer} for prompt, answer in pairs]
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        except OSError as error:
+            raise refused(path, error, KEPT) from error
 
     def _blame(self, examples: Examples | None) -> str:
         return "in another process" if examples is None else blame(self.model, examples, self.setting.autocast)

@@ -26,16 +26,7 @@ from pellucid.training.metrics import read_metrics
 from pellucid.training.recipe import parse_recipe, read_recipe
 from tests.alignment.chats import NAMES, TOWNS, about_towns, chat, save_base, write_lines
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    """Small products are faster so, and the same in every process."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def content(folder: Path, **train: Any) -> dict[str, Any]:

@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pellucid.cli import training as shared
 from pellucid.cli.app import run as command
 from pellucid.training.loop import Outcome
 from tests.training.tiny_run import small, write_book, write_recipe
 
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Small products are faster so."""
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_from_text_to_a_model_that_the_other_commands_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,3 +287,11 @@ def test_a_model_of_another_shape_is_refused_at_resume(tmp_path: Path) -> None:
         other = Decoder(ModelConfig(**SHAPE | {"num_layers": 3}))
         with pytest.raises(InputError, match="a model of another config"):
             trainer(run, recipe=plan(steps=8), model=other).train()
+
+
+def test_samples_that_the_disk_does_not_take_are_one_sentence(tmp_path: Path) -> None:
+    asked = plan(sample_prompts=["One "])
+    with RunFolder.open(tmp_path / "run", asked) as run:
+        taught = trainer(run, recipe=asked)
+        with largest_file(10), pytest.raises(PellucidError, match=r"samples.jsonl could not be written \(.*make room"):
+            taught._keep_samples(run.path / "samples.jsonl", ["longer than the disk takes"])

@@ -23,16 +23,7 @@ from pellucid.training.run import RunFolder
 from tests.checkpoints.tiny import tiny_tokenizer
 from tests.training.tiny_run import small, write_book
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    """Small products are faster so."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(content: dict[str, Any]) -> PretrainRecipe:
