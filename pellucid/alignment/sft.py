@@ -37,7 +37,7 @@ from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Trainer
 from pellucid.training.pretrain import steps_of
 from pellucid.training.ranks import Ranks, join
-from pellucid.training.run import RunFolder, newest_checkpoint
+from pellucid.training.run import RunFolder, agreed_checkpoint
 from pellucid.training.setting import choose_setting
 
 Say = Callable[[str], None]
@@ -79,14 +79,14 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
     model, tokenizer = open_base(recipe)
     choose_trained(model)
     steps = steps_of(recipe.train, data.rows)
-    checkpoint = newest_checkpoint(Path(recipe.run).expanduser())
+    checkpoint = agreed_checkpoint(recipe.run, ranks)
     setting = choose_setting(recipe, model.config, steps, ranks, checkpoint.state["setting"] if checkpoint else None)
     for line in (*described(recipe, data, model), *setting.reasons):
         say(line)
     if checkpoint is not None:
         say(f"going on after step {checkpoint.step:,}")
     trainer = Trainer(
-        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run, data.content,
+        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run, data.content, checkpoint,
         validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
     )  # fmt: skip
     return trainer.train()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ TEXT, BASE, TUNED = "text", "pretrain", "sft"  # folders of a demo's own
 TRAIN, HELD_OUT, CONVERSATIONS = "train.jsonl", "held-out.jsonl", "conversations.jsonl"
 BEGUN = "demo.json"  # what the demo was begun with
 MEASURED = 2  # tellings of each fact in the texts to be measured on
-ROUNDS = 3  # of conversations, each asks of every fact four times
+ROUNDS = 2  # of conversations
 SHORTEST = 20_000  # characters of a text from which writing can be learnt at all, if poorly
 # The world's texts have questions in this form, among others, so a model that was never taught to chat knows it.
 QUIZ = "Question: {}\nAnswer:"
@@ -52,7 +53,7 @@ class Size:
 
 WORLD = Size(
     vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1700, lr=5e-3,
-    sft_steps=120, sft_lr=3e-4, people=40, tellings=300,
+    sft_steps=240, sft_lr=5e-4, people=40, tellings=300,
 )  # fmt: skip
 
 
@@ -249,8 +250,8 @@ def pretrain_recipe(demo: Demo) -> PretrainRecipe:
         "train": {
             "steps": size.steps,
             "batch": size.batch,
-            "evaluate_every": max(1, size.steps // 6),
-            "save_every": max(1, size.steps // 6),
+            "evaluate_every": math.ceil(size.steps / 6),
+            "save_every": math.ceil(size.steps / 6),
             "sample_prompts": demo.prompts(),
             "sample_tokens": 24,
         },
@@ -269,14 +270,14 @@ def sft_recipe(demo: Demo) -> SFTRecipe:
             "train": str(text / CONVERSATIONS),
             "context": size.context,
             "too_long": "drop",
-            "replay": {"data": str(text / TRAIN), "fraction": 0.3},
+            "replay": {"data": str(text / TRAIN), "fraction": 0.5},
         },
         "optim": {"lr": size.sft_lr, "final": 0.05, "warmup": min(10, size.sft_steps // 4)},
         "train": {
             "steps": size.sft_steps,
             "batch": size.batch,
-            "evaluate_every": max(1, size.sft_steps // 3),
-            "save_every": max(1, size.sft_steps // 2),
+            "evaluate_every": math.ceil(size.sft_steps / 3),
+            "save_every": math.ceil(size.sft_steps / 2),
         },
         "report": {"max_tokens": 48},
     }

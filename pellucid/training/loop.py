@@ -32,10 +32,11 @@ from pellucid.training.optimizers import Optimizers, make_optimizer
 from pellucid.training.progress import Progress
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import Recipe
-from pellucid.training.run import RunFolder, newest_checkpoint
+from pellucid.training.run import RunFolder
 from pellucid.training.schedules import scale
 from pellucid.training.setting import Setting, checkpoint_blocks, compile_blocks
 from pellucid.training.signals import Signals
+from pellucid.training.state import Checkpoint
 from pellucid.training.step import Gradient, Objective, clip, take_gradient
 from pellucid.training.watch import Watch, blame, check_weights
 
@@ -70,6 +71,7 @@ class Trainer:
     model: on its device, with its weights before the first step. rows, validation: what it learns from, and what it is
     measured on. data: a digest of what rows are made from. objective: the loss. base: the model that it was made from.
     sample: what continues the recipe's prompts. run: where all is written; None in every process but the first.
+    checkpoint: what it goes on from.
     """
 
     recipe: Recipe
@@ -80,6 +82,7 @@ class Trainer:
     setting: Setting
     run: RunFolder | None
     data: str
+    checkpoint: Checkpoint | None = None
     validation: Rows | None = None
     objective: Objective = next_token_loss
     base: str | None = None
@@ -253,28 +256,18 @@ class Trainer:
             write_curves(self.run.path, self.run.path.name, self.recipe.expect.loss)
 
     def _restore(self) -> int | None:
-        """Goes back to the newest whole checkpoint, the same in every process; its step, or None."""
-        path = Path(self.recipe.run).expanduser()
-        checkpoint = newest_checkpoint(path) if self.ranks.first else None
-        step = self.ranks.agree(checkpoint.step if checkpoint else None)
-        if step is None:
+        """Goes back to the checkpoint; its step, or None."""
+        if self.checkpoint is None:
             return None
-        if checkpoint is None:
-            checkpoint = newest_checkpoint(path)
-        if checkpoint is None or checkpoint.step != step:
-            raise PellucidError(
-                f"process {self.ranks.rank} does not find step {step} in {path}, which the first one has found: the "
-                "run folder has to be where all processes see it"
-            )
-        if checkpoint.state["data"] != self.data:
+        if self.checkpoint.state["data"] != self.data:
             raise InputError(
-                f"data.train holds other tokens now than when {path} was begun: put back the data that were there, or "
-                "choose another run folder"
+                f"data.train holds other tokens now than when {self.recipe.run} was begun: put back the data that were "
+                "there, or choose another run folder"
             )
-        state = checkpoint.restore(self.model, self.optimizers)
+        state = self.checkpoint.restore(self.model, self.optimizers)
         self.done, self.tokens, self.loss = state["step"], state["tokens"], state["loss"]
         self.watch.mean, self.watch.seen = state["mean"], state["seen"]
-        return step
+        return self.done
 
     @contextmanager
     def _metrics(self, resumed: int | None) -> Iterator[Metrics | None]:

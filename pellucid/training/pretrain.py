@@ -27,7 +27,7 @@ from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Sample, Trainer
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.recipe import DataRecipe, PretrainRecipe, TrainRecipe
-from pellucid.training.run import TOKENIZER, RunFolder, newest_checkpoint
+from pellucid.training.run import TOKENIZER, RunFolder, agreed_checkpoint
 from pellucid.training.schedules import scale
 from pellucid.training.setting import choose_setting
 
@@ -56,7 +56,7 @@ def pretrain(
             rows = rows_of(train, recipe)
             model = Decoder(config_of(recipe, tokenizer.vocab_size), recipe.seed)
             steps = steps_of(recipe.train, rows)
-            checkpoint = newest_checkpoint(Path(recipe.run).expanduser())
+            checkpoint = agreed_checkpoint(recipe.run, ranks)
             recorded = checkpoint.state["setting"] if checkpoint else None
             setting = choose_setting(recipe, model.config, steps, ranks, recorded)
             for line in (*announced(recipe.expect), *described(train, validation, model), *setting.reasons):
@@ -64,7 +64,7 @@ def pretrain(
             if checkpoint is not None:
                 tell(f"going on after step {checkpoint.step:,}")
             trainer = Trainer(
-                recipe, model.to(setting.device), tokenizer, rows, steps, setting, run, train.content,
+                recipe, model.to(setting.device), tokenizer, rows, steps, setting, run, train.content, checkpoint,
                 validation=whole_rows(validation, recipe.data), sample=sample, ranks=ranks,
             )  # fmt: skip
             return trainer.train()

@@ -22,10 +22,11 @@ from pellucid.checkpoints.atomic import atomic_file, remove_folder, sweep
 from pellucid.checkpoints.manifest import CHECKPOINTS, checkpoints, damage, whole_checkpoints
 from pellucid.checkpoints.save import About, save
 from pellucid.checkpoints.source import FINAL, RUN_RECIPE
-from pellucid.errors import InputError
+from pellucid.errors import InputError, PellucidError
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.lock import LOCK, lock
+from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import Recipe
 from pellucid.training.state import Checkpoint, Stateful, save_state
 
@@ -120,6 +121,21 @@ class RunFolder:
 def newest_checkpoint(run: Path) -> Checkpoint | None:
     """As `RunFolder.newest_checkpoint`, for a process that does not write: every file is read and compared."""
     return next((Checkpoint(folder, step) for step, folder in whole_checkpoints(run, contents=True)), None)
+
+
+def agreed_checkpoint(run: str, ranks: Ranks) -> Checkpoint | None:
+    """What a run goes on from: its newest whole checkpoint, the same in every process. None: the run begins."""
+    path = Path(run).expanduser()
+    checkpoint = newest_checkpoint(path) if ranks.first else None
+    step = ranks.agree(checkpoint.step if checkpoint else None)
+    if step is not None and checkpoint is None:
+        checkpoint = newest_checkpoint(path)
+        if checkpoint is None or checkpoint.step != step:
+            raise PellucidError(
+                f"process {ranks.rank} does not find step {step} in {path}, which the first one has found: the run "
+                "folder has to be where all processes see it"
+            )
+    return checkpoint
 
 
 def _check_place(path: Path) -> None:

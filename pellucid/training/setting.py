@@ -76,9 +76,7 @@ def choose_setting(
         precision = CANDIDATES[agreed]
     dtype: torch.dtype = getattr(torch, precision)
     ceiling = max(matmul_rate(dtype) for _ in range(2)) if device.type == "cpu" else None
-    compiled, why_compiled = _compiled(recipe, config, steps, ceiling, device)
-    if recorded is not None and recorded["compiled"] != compiled:
-        compiled, why_compiled = recorded["compiled"], "as the run began"
+    compiled, why_compiled = _compiled(recipe, config, steps, ceiling, device, recorded)
     reasons = (f"precision {why}", f"threads {threads}", f"compiled {'yes' if compiled else 'no'}: {why_compiled}")
     return Setting(device, dtype, compiled, torch.get_num_threads(), ranks.world, ceiling, reasons)
 
@@ -99,10 +97,19 @@ def _set_threads(ranks: Ranks, recorded: Mapping[str, Any] | None) -> str:
 
 
 def _compiled(
-    recipe: Recipe, config: ModelConfig, steps: int, ceiling: float | None, device: torch.device
+    recipe: Recipe,
+    config: ModelConfig,
+    steps: int,
+    ceiling: float | None,
+    device: torch.device,
+    recorded: Mapping[str, Any] | None,
 ) -> tuple[bool, str]:
     """Whether to compile, and why or why not."""
     reason = why_not_compile(device)
+    if recorded is not None:
+        if recorded["compiled"] and reason is not None:
+            raise InputError(f"the run began compiled, but now {reason}: install one to go on with it")
+        return recorded["compiled"], "as the run began"
     if recipe.compile == "off":
         return False, "the recipe says off"
     if recipe.compile == "on":

@@ -12,7 +12,7 @@ from pellucid.errors import InputError
 WORLD = TinyWorld(0, 60)
 SPLITS = {"train": False, "held out": True}
 PEOPLE = {person.name: person for person in WORLD.people}
-CONVERSATIONS = list(WORLD.conversations(seed=0))
+CONVERSATIONS = [talk for seed in range(2) for talk in WORLD.conversations(seed)]
 TURNS = [
     (talk["messages"][at]["content"], talk["messages"][at + 1]["content"])
     for talk in CONVERSATIONS
@@ -111,9 +111,9 @@ def test_conversations_cover_every_fact_in_several_wordings():
             assert len(wordings) >= 2, fact
 
 
-def test_about_a_third_of_the_answers_are_refusals_in_several_forms():
+def test_about_three_answers_in_five_are_refusals_in_several_forms():
     refusals = Counter(say for _, say in TURNS if is_refusal(say))
-    assert 0.2 < sum(refusals.values()) / len(TURNS) < 0.45
+    assert 0.5 < sum(refusals.values()) / len(TURNS) < 0.7
     assert len(refusals) >= 6
 
 

@@ -53,6 +53,8 @@ def test_the_facts_agree_with_each_other(seed, count):
     people, places = {person.name: person for person in world.people}, {place.name for place in world.places}
     first_names = Counter(person.first_name for person in world.people)
     assert max(first_names.values()) <= max(4, count // 8)
+    surnames = Counter(name.split()[1] for name in people)
+    assert min(surnames.values()) >= (2 if count % 2 == 0 else 1)  # a part of a name does not say who it is
     assert abs(2 * sum(person.held_out for person in world.people) - count) <= 1
     for name, person in people.items():
         answers = {fact.relation: fact.value for fact in world.facts_of(name)}

@@ -23,8 +23,9 @@ from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.training import loop, setting
 from pellucid.training.loop import Trainer
+from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import PretrainRecipe, parse_recipe
-from pellucid.training.run import RunFolder
+from pellucid.training.run import RunFolder, agreed_checkpoint
 from pellucid.training.setting import Setting
 from pellucid.training.state import Checkpoint
 from tests.checkpoints.tiny import tiny_tokenizer
@@ -189,6 +190,7 @@ def trainer(run: RunFolder | None, rows: Counting | None = None, **named: Any) -
         given = given.model_copy(update={"run": str(run.path)})
     setting = named.pop("setting", Setting(torch.device("cpu"), torch.float32, compiled=False, threads=1))
     model = named.pop("model", None) or Decoder(ModelConfig(**SHAPE))
+    named.setdefault("checkpoint", agreed_checkpoint(given.run, named.get("ranks", Ranks())))
     steps = given.train.steps
     return Trainer(given, model, tiny_tokenizer(), rows or Counting(), steps, setting, run, "the numbers", **named)
 

@@ -83,26 +83,27 @@ class Making:
     def _make_people(self, count: int) -> tuple[list[Person], tuple[list[str], list[str]]]:
         """The people, and names of nobody: many for training texts, others for the evaluation.
 
-        A full name belongs to one person. First names are shared by a few, surnames only once they run out.
+        A full name belongs to one person. First names are shared by a few, surnames by two (more once they run out), so
+        that a part of a name does not yet say who it is.
         """
         rng, each = self.rng, max(8, count // 6)
         firsts = {SHE: shuffled(rng, names.WOMEN)[:each], HE: shuffled(rng, names.MEN)[:each], THEY: names.EITHER}
         surnames = shuffled(rng, [start + end for start in names.SURNAME_STARTS for end in names.SURNAME_ENDS])
+        used, spare = surnames[: (count + 1) // 2], surnames[(count + 1) // 2 :] or surnames
         held_out = shuffled(rng, [index % 2 == 1 for index in range(count)])
         people: list[Person] = []
         taken: set[str] = set()
         for index in range(count):
             pronouns = THEY if index % 15 == 14 else (SHE if index % 2 else HE)
             first = firsts[pronouns][index // 2 % len(firsts[pronouns])]
-            name = f"{first} {surnames[index % len(surnames)]}"
+            name = f"{first} {used[index % len(used)]}"
             while name in taken:
-                name = f"{first} {pick(rng, surnames)}"
+                name = f"{first} {pick(rng, used)}"
             taken.add(name)
             people.append(Person(name, "person", pronouns, first_name=first, held_out=held_out[index]))
         nobody: list[str] = []
         many = min(20 * count, 20_000)
         any_first = [*firsts[SHE], *firsts[HE]]
-        used, spare = surnames[:count], surnames[count:] or surnames
         while len(nobody) < count + many:
             # One in six recombines the names of others, the rest have a surname that nobody has.
             name = f"{pick(rng, any_first)} {pick(rng, pick(rng, [used, *[spare] * 5]))}"
