@@ -35,7 +35,8 @@ PASSAGE = 600  # characters of a passage, about
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large everything is. context: tokens a row; batch: rows a step; the learning rates are the highest ones."""
+    """How large everything is. context: tokens a row; batch: rows a step; the learning rates are the highest ones, of
+    the blocks' matrices (Muon's), of all else, and of fine-tuning."""
 
     vocab_size: int
     hidden_size: int
@@ -44,6 +45,7 @@ class Size:
     context: int
     batch: int
     steps: int
+    matrix_lr: float
     lr: float
     sft_steps: int
     sft_lr: float
@@ -52,8 +54,8 @@ class Size:
 
 
 WORLD = Size(
-    vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1700, lr=5e-3,
-    sft_steps=240, sft_lr=5e-4, people=40, tellings=300,
+    vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1400,
+    matrix_lr=3e-3, lr=5e-3, sft_steps=240, sft_lr=5e-4, people=40, tellings=300,
 )  # fmt: skip
 
 
@@ -241,6 +243,8 @@ def pretrain_recipe(demo: Demo) -> PretrainRecipe:
             "tie_embeddings": True,
         },
         "optim": {
+            "optimizer": "muon",
+            "matrix_lr": size.matrix_lr,
             "lr": size.lr,
             "schedule": "wsd",
             "warmup": min(50, size.steps // 4),

@@ -111,9 +111,9 @@ def test_conversations_cover_every_fact_in_several_wordings():
             assert len(wordings) >= 2, fact
 
 
-def test_about_three_answers_in_five_are_refusals_in_several_forms():
+def test_about_half_of_the_answers_are_refusals_in_several_forms():
     refusals = Counter(say for _, say in TURNS if is_refusal(say))
-    assert 0.5 < sum(refusals.values()) / len(TURNS) < 0.7
+    assert 0.4 < sum(refusals.values()) / len(TURNS) < 0.6
     assert len(refusals) >= 6
 
 

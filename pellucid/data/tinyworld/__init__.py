@@ -103,16 +103,16 @@ class TinyWorld:
         return found + [asker.stranger(name) for name in strangers]
 
     def conversations(self, seed: int = 0) -> Iterator[dict[str, list[Message]]]:
-        """Conversations about the train people and the places, for fine-tuning: each fact asked twice.
+        """Conversations about the train people and the places, for fine-tuning: each fact asked three times.
 
-        Three questions in five are open ones, and what the world leaves open of a person is asked most often: whoever
-        learns to answer learns in a few examples to give what she knows, and only slowly not to give what she does not.
+        Half of the questions are open ones, and what the world leaves open of a person is asked most often: a model
+        learns in a few examples to give what it knows, and only slowly not to give what it does not.
         """
         rng = self._rng(f"conversations {seed}")
         asker = Asker(rng, self.entities)
         train = [person for person in self.people if not person.held_out]
         about = [entity for entity in self.entities.values() if not (isinstance(entity, Person) and entity.held_out)]
-        asked = [asker.about(fact) for entity in about for fact in self._early[entity.name] for _ in range(2)]
+        asked = [asker.about(fact) for entity in about for fact in self._early[entity.name] for _ in range(3)]
         for turn in range(8):
             asked += self.questions("train", seed=seed * 8 + turn, open=True)
             asked += [question for person in train for question in asker.left_open(person)]
