@@ -6,8 +6,8 @@ Each contender is a process of its own that has made its model, taken its best p
 clock starts; the processes take turns, a few steps each, and sleep meanwhile. A step reads its rows (pellucid: from
 shards, packed documents that attend within themselves; the others: the same tokens, without borders), takes the
 gradient, clips it and lets AdamW move the weights. Printed are tokens/s (medians), how near that is to the matrix
-product's ceiling, measured in the same minute, and the peak of each process above what it was after its imports. The
-last line is JSON.
+product's ceiling, measured in the same minute, and the peak of each process while it trains, above what it was before
+it had a model, its imports and the compiler's done. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ STEPS = 3  # a turn
 
 
 def peak() -> int:
-    """Bytes at most so far, of this program alone: getrusage would count what its parent was before it."""
+    """Bytes at most since `forget_peak`, of this program alone."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
+
+
+def forget_peak() -> None:
+    """What was held at most is what is held now (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def contender(program: str, shape: dict[str, int], precision: str, compiled: bool, folder: str) -> None:
@@ -46,6 +51,9 @@ def contender(program: str, shape: dict[str, int], precision: str, compiled: boo
 
     if program == "transformers":
         import transformers  # noqa: F401
+    if compiled:
+        torch.compile(torch.sin)(torch.ones(8))  # the compiler's own imports
+    forget_peak()
     before = peak()
     rows = Stream(open_shards(Path(folder)), shape["context"], 0)
     autocast = None if precision == "float32" else getattr(torch, precision)
@@ -69,6 +77,7 @@ def contender(program: str, shape: dict[str, int], precision: str, compiled: boo
         return {"seconds": time.perf_counter() - began, "reading": reading, "loss": loss, "peak": peak() - before}
 
     turn()
+    forget_peak()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)

@@ -202,6 +202,9 @@ def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterat
     for reason, count in sorted(data.counts.items()):
         if count:
             yield f"data {count:,} {reason}"
+    for reason, count in sorted(held.counts.items() if held else ()):
+        if count:
+            yield f"data {count:,} {reason}, of those held out"
 
 
 def prompts(recipe: SFTRecipe, tokenizer: Tokenizer, context: int) -> Iterator[Question]:

@@ -147,8 +147,8 @@ def _exchange(a: Path, b: Path) -> None:
     aside.rename(a)
 
 
-def check_replaceable(target: Path, own_files: tuple[str, ...], marker: str) -> None:
-    """`InputError` unless `target` is absent, empty, or a folder with `marker` and nothing but `own_files` (globs)."""
+def check_replaceable(target: Path, own_files: tuple[str, ...], marker: str, what: str) -> None:
+    """`InputError` unless `target` is absent, empty, or `what`: a folder with `marker` and only `own_files` (globs)."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -157,4 +157,4 @@ def check_replaceable(target: Path, own_files: tuple[str, ...], marker: str) -> 
     strange = [name for name in names if not any(Path(name).match(pattern) for pattern in own_files)]
     if names and (strange or marker not in names):
         seen = strange[0] if strange else names[0]
-        raise InputError(f"{target} holds {seen!r}, so it is more than a model folder; choose another or remove it")
+        raise InputError(f"{target} holds {seen!r}, so it is not just {what}; choose another or remove it")

@@ -64,7 +64,7 @@ def save(
     Raises `InputError` when `folder` holds something else than a model, `PellucidError` when the disk refuses.
     """
     folder = Path(folder)
-    check_replaceable(folder, MODEL_FILES, "config.json")
+    check_replaceable(folder, MODEL_FILES, "config.json", "a model folder")
     with atomic_folder(folder) as temporary:
         write_folder(temporary, model, tokenizer, about or About(), model_type=model_type, shard_bytes=shard_bytes)
 

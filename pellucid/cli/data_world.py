@@ -31,7 +31,7 @@ def world(
     from pellucid.checkpoints.atomic import atomic_folder, check_replaceable
     from pellucid.data.tinyworld import TinyWorld
 
-    check_replaceable(output, FILES, FILES[0])
+    check_replaceable(output, FILES, FILES[0], "a world's texts")
     made = TinyWorld(seed=seed, people=people)
     with atomic_folder(output) as folder:
         written = {

@@ -50,7 +50,7 @@ def train(
     from pellucid.tokenizer.train import train_bpe
 
     files = files_of(corpus)
-    check_replaceable(output, OWN_FILES, "tokenizer.json")
+    check_replaceable(output, OWN_FILES, "tokenizer.json", "a tokenizer")
     started = time.perf_counter()
     with progress_bar(sum(file.stat().st_size for file in files)) as progress:
         trained = train_bpe(

@@ -184,7 +184,7 @@ def encode(records: Sequence[Record], tokenizer: Tokenizer, kind: str, skip_bad:
             counts[DROPPED + document.reason] += 1
             counts[KEPT + record.format] -= 1  # the reading has counted it so
         else:
-            raise InputError(f"{document}; or leave such records out, counted, with skip_bad")
+            raise InputError(f"{document}; or leave such records out, counted, with data.skip_bad=true")
     block = block_of(documents, tokenizer.vocab_size)
     block.records = len(records)
     block.counts.update(counts)

@@ -125,7 +125,7 @@ def read_records(
     for item in examine(files, wanted, counts):
         if isinstance(item, BadRecord):
             if not skip_bad:
-                raise InputError(f"{item}; or leave such records out, counted, with skip_bad")
+                raise InputError(f"{item}; or leave such records out, counted, with data.skip_bad=true")
             counts[DROPPED + item.reason] += 1
         else:
             kept += 1

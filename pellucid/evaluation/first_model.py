@@ -147,12 +147,13 @@ def told(world: TinyWorld, seed: int, tellings: int) -> Iterator[dict[str, str]]
 
 def passages_in(source: str) -> list[str]:
     """The passages of a text. Raises `InputError` for one that is too short, and as `read_records` does."""
-    passages = list(passages_of(record.content for record in read_records([source], wanted="text", counts=Counter())))
+    texts = (record.content for record in read_records([source], wanted="text", counts=Counter()))
+    passages = list(dict.fromkeys(passages_of(texts)))  # one that comes again is to be learnt from once
     characters = sum(map(len, passages))
     if characters < SHORTEST:
         raise InputError(
-            f"{source}: the text has {characters:,} characters, and a model learns to write from {SHORTEST:,} at "
-            "least: give a longer text"
+            f"{source}: the text has {characters:,} characters without repetitions, and a model learns to write from "
+            f"{SHORTEST:,} at least: give a longer text"
         )
     return passages
 

@@ -18,6 +18,7 @@ from pellucid.models.decoder import Decoder
 from pellucid.operations import softmax
 
 CHUNK = 1 << 22  # logits at a time: 16 MB in float32
+ROWS = 256  # tokens at a time, at least: the head's gradient, as large as the head, is read and written once a chunk
 
 
 def next_token_loss(model: Decoder, examples: Examples) -> Tensor:
@@ -45,7 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         narrow = weight.to(dtype)
-        rows = max(1, CHUNK // len(weight))
+        rows = max(ROWS, CHUNK // len(weight))
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         loss = torch.zeros((), device=hidden.device)
         to_hidden = torch.empty_like(hidden) if wants_hidden else None

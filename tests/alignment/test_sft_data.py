@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pellucid.alignment.recipe import SFTRecipe
-from pellucid.alignment.sft import read_data
+from pellucid.alignment.sft import described, open_base, read_data
 from pellucid.data.examples import IGNORE
 from pellucid.errors import InputError
 from pellucid.training.recipe import parse_recipe
@@ -106,6 +106,11 @@ def test_too_long_is_an_error_or_counted(base: Path, tmp_path: Path) -> None:
         read_data(recipe(tmp_path, records, data={"validation_fraction": 0}))
     data = read_data(recipe(tmp_path, records, data={"too_long": "drop", "validation_fraction": 0}))
     assert data.counts["longer than the context"] == 1 and data.counts["kept: messages"] == 9
+    held = {"validation": str(write_lines(tmp_path / "held.jsonl", [long, *about_towns(3)])), "too_long": "drop"}
+    asked = recipe(tmp_path, about_towns(8), data=held)
+    assert "data 1 longer than the context, of those held out" in described(
+        asked, read_data(asked), open_base(asked)[0]
+    )
 
 
 @pytest.mark.parametrize(

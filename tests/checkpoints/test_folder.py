@@ -188,7 +188,7 @@ def test_only_a_model_folder_is_replaced(folder: Path) -> None:
     save(model, tokenizer, folder)
     assert same_weights(read_folder(folder)[0], model)
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match=r"holds 'thesis.tex', so it is more than a model folder"):
+    with pytest.raises(InputError, match=r"holds 'thesis.tex', so it is not just a model folder"):
         save(model, tokenizer, folder)
     assert (folder / "thesis.tex").read_text() == "years of work"
     with pytest.raises(InputError, match="is a file"):

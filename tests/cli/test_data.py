@@ -223,4 +223,6 @@ def test_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_world_replaces_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     status, _, err = run(capsys, "world", "--people", 12, "-o", tmp_path)
-    assert status == 2 and "thesis.txt" in err and (tmp_path / "thesis.txt").exists()
+    assert (
+        status == 2 and "'thesis.txt', so it is not just a world's texts" in err and (tmp_path / "thesis.txt").exists()
+    )

@@ -178,7 +178,7 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
     rows = [ROWS[0], {"messages": []}, {"text": "a"}, ROWS[1], ROWS[2]["messages"]]
     path = write_lines(tmp_path / "rows.jsonl", rows)
     path.write_bytes(path.read_bytes() + b"{broken\n")
-    with pytest.raises(InputError, match=r"rows\.jsonl:2: 'messages' is an empty list; .* with skip_bad"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: 'messages' is an empty list; .* with data.skip_bad=true"):
         contents(path)
     counts: Counter[str] = Counter()
     assert contents(path, skip_bad=True, counts=counts, wanted="conversation") == messages(ROWS[:2])

@@ -35,7 +35,7 @@ def test_loss_and_gradients_are_pytorchs_whatever_the_chunk_and_the_kernel(n, vo
     hidden, weight = torch.randn(n, 8, generator=generator), torch.randn(vocab, 8, generator=generator)
     targets = torch.randint(vocab, (n,), generator=generator)
     results = []
-    before, loss_module.CHUNK = loss_module.CHUNK, chunk
+    before, loss_module.CHUNK, loss_module.ROWS = (loss_module.CHUNK, loss_module.ROWS), chunk, 1
     why_not = softmax.why_not
     if not native:
         softmax.why_not = lambda *_: "switched off"
@@ -46,7 +46,8 @@ def test_loss_and_gradients_are_pytorchs_whatever_the_chunk_and_the_kernel(n, vo
             (value * 0.3).backward()
             results.append((value.detach(), h.grad, w.grad))
     finally:
-        loss_module.CHUNK, softmax.why_not = before, why_not
+        loss_module.CHUNK, loss_module.ROWS = before
+        softmax.why_not = why_not
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -92,6 +93,7 @@ def test_the_models_loss_is_that_of_its_logits(tied):
 def test_nothing_of_the_size_of_the_logits_is_kept(monkeypatch):
     """What autograd keeps for a batch grows with tokens + vocabulary, not with their product."""
     monkeypatch.setattr(loss_module, "CHUNK", 2000)
+    monkeypatch.setattr(loss_module, "ROWS", 1)
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):

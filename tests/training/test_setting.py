@@ -76,6 +76,11 @@ def test_compiling_that_cannot_be_is_refused_and_that_does_not_pay_is_left(monke
         InputError, match=r"compile = on, but there is no C\+\+ compiler: install one, or set compile=off"
     ):
         choose(precision="float32", compile="on")
+    recorded = {"precision": "float32", "compiled": True, "threads": 1, "processes": 1}
+    with pytest.raises(InputError, match="the run began compiled, but now there is no"):
+        choose(recorded, compile="auto")
+    monkeypatch.setattr(module, "why_not_compile", lambda _: None)
+    assert choose(recorded, compile="auto").reasons[2] == "compiled yes: as the run began"
 
 
 def test_no_compiler_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

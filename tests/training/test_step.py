@@ -132,6 +132,7 @@ def step_of(model: Decoder, rows: int, length: int) -> Callable[[], object]:
 def test_memory_has_no_term_in_vocabulary_times_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """peak(T, V) = a T + b V + c: what more tokens cost is the same for a large vocabulary as for a small one."""
     monkeypatch.setattr(loss_module, "CHUNK", 100_000)
+    monkeypatch.setattr(loss_module, "ROWS", 1)
 
     def peak(length: int, vocab: int) -> int:
         return peak_of(step_of(Decoder(ModelConfig(**SHAPE | {"vocab_size": vocab, "max_positions": 600})), 2, length))
