@@ -1,0 +1,227 @@
+"""The thread that drives the engine, and the queues that bring its events to whoever asked.
+
+The engine belongs to one thread: it takes what has been asked since the last step (add, abort), steps, and hands the
+events of the step over to the event loop. Nothing waits for a slow reader: its events wait in its own queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from pellucid.errors import InputError, PellucidError
+from pellucid.serving.errors import ApiError, full, timed_out
+
+if TYPE_CHECKING:
+    from pellucid.inference.engine import Engine, Event
+    from pellucid.inference.params import SamplingParams
+    from pellucid.serving.metrics import Metrics
+
+log = logging.getLogger("pellucid.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A prompt, as token ids, and how its answers are to be drawn."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """What one client waits for.
+
+    inbox: None once all its prompts are accepted, then (number of the prompt, event), and at the end perhaps an error.
+    ids: the engine's, of its prompts that are under way; left: the answers that are. Both are the engine thread's.
+    """
+
+    asks: Sequence[Ask]
+    inbox: asyncio.Queue[Item]
+    started: float
+    ids: dict[int, int] = field(default_factory=dict)  # engine's id -> number of the prompt
+    left: dict[int, int] = field(default_factory=dict)  # engine's id -> answers under way
+    latest: dict[tuple[int, int], float] = field(default_factory=dict)  # (number, index) -> time of its last token
+
+
+Item = tuple[int, "Event"] | PellucidError | None
+
+
+class EngineLoop:
+    """Everything that is under way on one engine.
+
+    max_answers: more than so many under way or waiting are refused with 429. timeout: seconds that a request may take.
+    stats: the engine's numbers after its last step. alive: whether the thread runs.
+    """
+
+    def __init__(self, engine: Engine, metrics: Metrics, *, max_answers: int, timeout: float) -> None:
+        self.stats: Mapping[str, float] = engine.stats()
+        self.under_way = 0
+        self.max_answers, self.timeout = max_answers, timeout
+        self._engine, self._metrics = engine, metrics
+        self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._pending: dict[int, Pending] = {}  # by the engine's id; the engine thread's
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin; to be called in the event loop that will ask."""
+        self._home = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End after the step that is running; what is still under way ends with an error."""
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def check_room(self, answers: int) -> None:
+        """Raises `ApiError` (429) if so many answers more are too many, `InputError` if they always are."""
+        if answers > self.max_answers:
+            raise InputError(
+                f"this asks for {answers} answers at once, and the server takes {self.max_answers}: split it"
+            )
+        if self.under_way + answers > self.max_answers:
+            raise full(self.under_way, answers)
+        if not self.alive:
+            raise ApiError(503, "the server is stopping: ask another one")
+
+    @asynccontextmanager
+    async def ask(self, asks: Sequence[Ask]) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
+        """The events of all these prompts, each with its prompt's number, once all of them have been accepted.
+
+        Leaving the `with` block aborts what is unfinished, before the engine's next step.
+        Raises what `check_room` does, and the engine's `InputError` for a prompt that it cannot answer; the iterator
+        raises `ApiError` (408) when the time is over, and `PellucidError` when the engine fails.
+        """
+        answers = sum(one.params.n for one in asks)
+        self.check_room(answers)
+        self.under_way += answers
+        pending = Pending(asks, asyncio.Queue(), time.perf_counter())
+        timer = self._home.call_later(self.timeout, pending.inbox.put_nowait, timed_out(self.timeout))
+        self._commands.put(partial(self._add, pending))
+        try:
+            accepted = await pending.inbox.get()
+            if isinstance(accepted, PellucidError):
+                raise accepted
+            yield _events(pending.inbox, answers)
+        finally:
+            timer.cancel()
+            self.under_way -= answers
+            self._commands.put(partial(self._drop, pending))
+
+    # What follows runs in the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                self._step()
+        finally:
+            stopped = PellucidError("the server has stopped before the answer was finished: ask again")
+            self._hand_over([(pending, stopped) for pending in dict.fromkeys(self._pending.values())])
+
+    def _take_commands(self) -> bool:
+        """Do what has been asked since the last step. Returns whether to go on."""
+        for command in self._waiting_commands():
+            if command is None:
+                return False
+            command()
+        return True
+
+    def _waiting_commands(self) -> Iterator[Callable[[], None] | None]:
+        """All that have come; where there is nothing to compute, the first is waited for."""
+        if not self._engine.busy:
+            yield self._commands.get()
+        try:
+            while True:
+                yield self._commands.get_nowait()
+        except Empty:
+            return
+
+    def _add(self, pending: Pending) -> None:
+        try:
+            for number, one in enumerate(pending.asks):
+                key = self._engine.add(one.prompt, one.params)
+                self._pending[key] = pending
+                pending.ids[key], pending.left[key] = number, one.params.n
+                self._metrics.asked(len(one.prompt))
+        except PellucidError as error:
+            self._drop(pending)
+            self._hand_over([(pending, error)])
+        else:
+            self._hand_over([(pending, None)])
+
+    def _drop(self, pending: Pending) -> None:
+        """Free what a request still holds."""
+        for key in pending.ids:
+            self._pending.pop(key, None)
+            self._engine.abort(key)
+        pending.ids.clear()
+        self.stats = self._engine.stats()
+
+    def _step(self) -> None:
+        if not self._engine.busy:
+            return
+        try:
+            events = self._engine.step()
+        except Exception as error:  # noqa: BLE001 (the edge of the thread: whatever it is, the others must live on)
+            self._fail(error)
+            return
+        self.stats = self._engine.stats()
+        now = time.perf_counter()
+        self._hand_over([found for event in events if (found := self._of(event, now)) is not None])
+
+    def _of(self, event: Event, now: float) -> tuple[Pending, Item] | None:
+        """Whose event it is. None: it has been aborted."""
+        pending = self._pending.get(event.id)
+        if pending is None:
+            return None
+        number = pending.ids[event.id]
+        before = pending.latest.get((number, event.index))
+        self._metrics.token(now - (pending.started if before is None else before), first=before is None)
+        pending.latest[number, event.index] = now
+        if event.finish_reason is not None:
+            self._metrics.finished(event.finish_reason, now - pending.started)
+            pending.left[event.id] -= 1
+            if not pending.left[event.id]:
+                del self._pending[event.id], pending.ids[event.id], pending.left[event.id]
+        return pending, (number, event)
+
+    def _fail(self, error: Exception) -> None:
+        """The step failed: nobody's answer can go on, and the next request finds an empty engine."""
+        log.error("the engine failed", exc_info=error)
+        said = error if isinstance(error, PellucidError) else PellucidError(f"the engine failed: {error}")
+        failed = list(dict.fromkeys(self._pending.values()))
+        for pending in failed:
+            self._drop(pending)
+        self._hand_over([(pending, said) for pending in failed])
+
+    def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
+        if items and not self._home.is_closed():
+            self._home.call_soon_threadsafe(_put, items)
+
+
+def _put(items: Sequence[tuple[Pending, Item]]) -> None:
+    for pending, item in items:
+        pending.inbox.put_nowait(item)
+
+
+async def _events(inbox: asyncio.Queue[Item], answers: int) -> AsyncIterator[tuple[int, Event]]:
+    """The events, until so many answers have ended."""
+    while answers:
+        item = await inbox.get()
+        if isinstance(item, PellucidError):
+            raise item
+        if item is not None:
+            answers -= item[1].finish_reason is not None
+            yield item

@@ -1,0 +1,50 @@
+"""A listening socket, and the web server on it."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from pellucid.errors import InputError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to `host` and `port` (0: any that is free). Raises `InputError` where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise InputError(f"--host {host}: there is no such address here ({error})") from None
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise InputError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from None
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a client on this machine finds it."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server(app: Starlette, drain: float) -> uvicorn.Server:
+    """The web server; `server.run(sockets=[...])` serves until SIGTERM or Ctrl-C.
+
+    Then it takes no new connection, gives what is under way `drain` seconds to end, and returns.
+    """
+    config = uvicorn.Config(
+        app,
+        http="h11",  # reads on after an early answer, such as 413, until the client has sent its body
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(drain),
+    )
+    return uvicorn.Server(config)

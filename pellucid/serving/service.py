@@ -1,0 +1,102 @@
+"""What all routes share: the model that is served, its defaults, the thread for texts, and the engine's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pellucid.errors import did_you_mean
+from pellucid.inference.presets import Resolved, resolve
+from pellucid.serving.answers import Usage
+from pellucid.serving.errors import ApiError
+from pellucid.serving.loop import EngineLoop
+from pellucid.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from pellucid.inference.engine import Engine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    name: of the model, for clients. keys, hosts, origins: see `Guard`. max_answers: see `EngineLoop`; max_body: bytes;
+    timeout: seconds for one request. flags, preset: sampling defaults of the command line. generation_config: the
+    model's own.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    max_answers: int = 256
+    max_body: int = 16 * 2**20
+    timeout: float = 600.0
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Service:
+    """One model, served."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.settings = settings
+        self.tokenizer = engine.tokenizer
+        self.max_length = engine.max_length
+        self.metrics = Metrics(lambda: self.loop.stats)
+        self.loop = EngineLoop(
+            engine, self.metrics, max_answers=settings.max_answers, timeout=settings.timeout
+        )
+        self.started = int(time.time())
+        # Templates and tokenization take their time with long texts; one thread keeps them off the event loop.
+        self._texts = ThreadPoolExecutor(1, "texts")
+
+    async def in_text_thread(self, work: Callable[[], T]) -> T:
+        """The result of `work`, while others are served."""
+        return await asyncio.get_running_loop().run_in_executor(self._texts, work)
+
+    async def stop(self) -> None:
+        """End both threads."""
+        await self.loop.stop()
+        self._texts.shutdown(wait=False, cancel_futures=True)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises `ApiError` (404) for a model that is not served here."""
+        served = self.settings.name
+        if name is not None and name != served:
+            message = f"there is no model {name!r} here{did_you_mean(name, [served])}; there is {served!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def sampling(self, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Resolved:
+        """A request's parameters: request > flag > the model's generation_config.json > built-in (promise I5)."""
+        return resolve(
+            request=asked,
+            flags=self.settings.flags,
+            preset_name=self.settings.preset,
+            generation_config=self.settings.generation_config,
+            defaults=defaults,
+        )
+
+    def check_prompt(self, ids: Sequence[int], name: str) -> None:
+        """Raises `ApiError` (400) for a prompt that is empty, or leaves no room in the context for an answer."""
+        if not ids:
+            raise ApiError(400, f"{name} is empty: give at least one token")
+        if len(ids) >= self.max_length:
+            message = (
+                f"{name} has {len(ids)} tokens and the context holds {self.max_length}, the answer included: "
+                "make it shorter"
+            )
+            raise ApiError(400, message, code="context_length_exceeded")
+
+
+def usage(prompts: Sequence[Sequence[int]], drawn: int) -> Usage:
+    """The tokens of a request: those of its prompts once, however many answers each has, and all that were drawn."""
+    read = sum(map(len, prompts))
+    return Usage(prompt_tokens=read, completion_tokens=drawn, total_tokens=read + drawn)

@@ -1,0 +1,168 @@
+"""Two engines of little code: one over the reference generator, and one that says what it is told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pellucid.errors import InputError
+from pellucid.inference.generate import stream
+from pellucid.inference.params import SamplingParams
+from pellucid.models.config import ModelConfig
+from pellucid.models.decoder import Decoder
+from pellucid.tokenizer.tokenizer import Tokenizer
+from tests.checkpoints.tiny import tiny_tokenizer
+
+TEMPLATE = (
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer(template: str = TEMPLATE) -> Tokenizer:
+    tokenizer = tiny_tokenizer()
+    return Tokenizer(tokenizer.definition, tokenizer.config, {"default": template})
+
+
+def tiny_decoder(max_positions: int = 256) -> Decoder:
+    config = ModelConfig(
+        vocab_size=272,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=48,
+        max_positions=max_positions,
+        initializer_range=0.5,
+    )
+    return Decoder(config, seed=0).eval()
+
+
+class Event(NamedTuple):
+    id: int
+    index: int
+    token_id: int
+    text: str
+    logprob: float | None
+    alternatives: Sequence[tuple[int, float]]
+    finish_reason: str | None
+    finish_detail: str | int | None
+    prompt_logprobs: Sequence[tuple[float, Sequence[tuple[int, float]]]] | None = None
+
+
+class Engine:
+    """What both have in common: requests by number, each with an iterator of events for each of its answers."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, vocab_size: int) -> None:
+        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
+        self.model_name = "tiny"
+        self.added = self.aborted = 0
+        self.steps = 0
+        self._under_way: dict[int, dict[int, Iterator[Event]]] = {}  # by request, by index of the answer
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._under_way)
+
+    def stats(self) -> dict[str, float]:
+        return {"running": len(self._under_way), "waiting": 0, "blocks_used": len(self._under_way)}
+
+    def add(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        if len(prompt) >= self.max_length:
+            raise InputError(f"the prompt has {len(prompt)} tokens and the context holds {self.max_length}")
+        params.check_vocabulary(self.vocab_size)
+        self.added += 1
+        number = self.added
+        self._under_way[number] = {
+            index: self.answer(number, index, list(prompt), params) for index in range(params.n)
+        }
+        return number
+
+    def abort(self, number: int) -> None:
+        self.aborted += self._under_way.pop(number, None) is not None
+
+    def step(self) -> list[Event]:
+        self.steps += 1
+        events = [next(answer) for answers in self._under_way.values() for answer in answers.values()]
+        for event in events:
+            if event.finish_reason is not None:
+                del self._under_way[event.id][event.index]
+                if not self._under_way[event.id]:
+                    del self._under_way[event.id]
+        return events
+
+    def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
+        raise NotImplementedError
+
+
+class Reference(Engine):
+    """Over `stream`."""
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, model.config.max_positions, model.config.vocab_size)
+        self._model = model
+
+    def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
+        scores = None if params.prompt_logprobs is None or index else self._scores(prompt, params.prompt_logprobs)
+        own = {"n": 1, "best_of": None, "prompt_logprobs": None}
+        if params.seed is not None:
+            own["seed"] = params.seed + index
+        for event in stream(self._model, self.tokenizer, [prompt], params.with_(own)):
+            yield Event(
+                number,
+                index,
+                event.token_id,
+                event.text,
+                event.logprob,
+                event.alternatives,
+                event.finish_reason,
+                event.finish_detail,
+                scores,
+            )
+            scores = None
+
+    @torch.inference_mode()
+    def _scores(self, prompt: list[int], count: int) -> list[tuple[float, list[tuple[int, float]]]]:
+        chances = self._model(torch.tensor([prompt]))[0].float().log_softmax(-1)
+        scores = []
+        for place, token in enumerate(prompt[1:]):
+            best = chances[place].topk(count)
+            top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            scores.append((chances[place, token].item(), top))
+        return scores
+
+
+class Scripted(Engine):
+    """`script` gives the text of an answer from the text of its prompt; a token a step, and `seconds` for a step."""
+
+    def __init__(self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0) -> None:
+        super().__init__(tokenizer or chat_tokenizer(), 4096, 272)
+        self._script = script if callable(script) else lambda _: str(script)
+        self._seconds = seconds
+
+    def step(self) -> list[Event]:
+        time.sleep(self._seconds)
+        return super().step()
+
+    def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
+        end = self.tokenizer.eos_id
+        assert end is not None
+        ids = [*self.tokenizer.encode(self._script(self.tokenizer.decode(prompt)), allow_special=True), end]
+        decoder = self.tokenizer.stream_decoder()
+        most = len(ids) if params.max_tokens is None else min(params.max_tokens, len(ids))
+        for place, token in enumerate(ids[:most]):
+            reason = "stop" if token == end else "length" if place + 1 == most else None
+            text = "" if token == end else decoder.push(token)
+            if reason is not None:
+                text += decoder.finish()
+            yield Event(number, index, token, text, *self._chance(token, params), reason, token if reason else None)
+
+    def _chance(self, token: int, params: SamplingParams) -> tuple[Any, Any]:
+        if params.logprobs is None:
+            return None, ()
+        return -0.5, tuple((token + place, -0.5 - place) for place in range(params.logprobs))
