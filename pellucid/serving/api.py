@@ -67,8 +67,8 @@ class AskedSampling(Asked):
 
 
 SAMPLING = (
-    "temperature", "top_p", "n", "max_tokens", "stop", "presence_penalty", "frequency_penalty", "seed", "top_k", "min_p",
-    "typical_p", "repetition_penalty", "min_tokens", "stop_token_ids", "bad_words", "ignore_eos", "constraint",
+    "temperature", "top_p", "n", "max_tokens", "stop", "presence_penalty", "frequency_penalty", "seed", "top_k",
+    "min_p", "typical_p", "repetition_penalty", "min_tokens", "stop_token_ids", "bad_words", "ignore_eos", "constraint",
 )  # fmt: skip
 
 

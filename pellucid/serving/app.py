@@ -150,7 +150,9 @@ def tokenize(service: Service) -> Endpoint:
 def detokenize(service: Service) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         asked = await read(service, request, api.DetokenizeAsked)
-        return as_json(answers.Text(prompt=await service.in_text_thread(lambda: service.tokenizer.decode(asked.tokens))))
+        return as_json(
+            answers.Text(prompt=await service.in_text_thread(lambda: service.tokenizer.decode(asked.tokens)))
+        )
 
     return endpoint
 

@@ -122,7 +122,11 @@ class Answers:
         first = key not in self._parts
         if event.prompt_logprobs is not None:
             self._prompts[number] = scored_prompt(self._plan.asks[number].prompt, event)
-        text, scored, reason = event.text, [Scored(event.token_id, event.logprob, event.alternatives)], event.finish_reason
+        text, scored, reason = (
+            event.text,
+            [Scored(event.token_id, event.logprob, event.alternatives)],
+            event.finish_reason,
+        )
         if self._asked.max_tokens == 0:
             text, scored, reason = "", [], "length"
         else:

@@ -24,7 +24,7 @@ GRACE_SECONDS = 10.0  # how much longer than the request's time-out a reader may
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body. Raises `ApiError`: 413 when it is, or says that it is, over `limit` bytes; 408 when it does not come."""
+    """The body. Raises `ApiError`: 413 when it is, or claims to be, over `limit` bytes; 408 when it does not come."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)

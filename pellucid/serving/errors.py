@@ -48,7 +48,9 @@ def full(under_way: int, wanted: int) -> ApiError:
 
 def timed_out(seconds: float) -> ApiError:
     """The header tells OpenAI's clients not to ask the same again by themselves: it would take as long."""
-    message = f"the answer was not finished after {seconds:g} s: ask for fewer tokens, or start the server with --timeout"
+    message = (
+        f"the answer was not finished after {seconds:g} s: ask for fewer tokens, or start the server with --timeout"
+    )
     return ApiError(408, message, code="timeout", headers={"X-Should-Retry": "false"})
 
 
@@ -73,7 +75,7 @@ def response(error: PellucidError) -> Response:
 
 
 def from_body(error: ValidationError, asked: type[BaseModel]) -> ApiError:
-    """One sentence for what is wrong with a body: not JSON, a field that does not exist, a value that is not allowed."""
+    """One sentence for what is wrong with a body: no JSON, a field that does not exist, a value that is not allowed."""
     if error.error_count() > MOST_COMPLAINTS:
         return ApiError(400, f"the body has {error.error_count()} mistakes: GET /docs shows what can be asked")
     complaints = error.errors(include_url=False)

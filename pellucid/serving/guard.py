@@ -28,7 +28,9 @@ class Guard:
     itself gave may. keys: one of them has to come as `Authorization: Bearer KEY`; none: nobody needs one.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str], keys: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str], keys: Collection[str]
+    ) -> None:
         self._app = app
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._origins = frozenset(origins)
@@ -44,7 +46,9 @@ class Guard:
             return ApiError(403, f"this server is not called {host!r}: start it with --allow-host if it should be")
         origin = headers.get("origin")
         if origin is not None and not ({origin, "*"} & self._origins or urlsplit(origin).netloc == host):
-            return ApiError(403, f"pages of {origin!r} may not ask: start the server with --allow-origin if they should")
+            return ApiError(
+                403, f"pages of {origin!r} may not ask: start the server with --allow-origin if they should"
+            )
         if self._keys and path not in OPEN and not self._has_key(headers.get("authorization", "")):
             return ApiError(
                 401,

@@ -51,9 +51,7 @@ class Service:
         self.tokenizer = engine.tokenizer
         self.max_length = engine.max_length
         self.metrics = Metrics(lambda: self.loop.stats)
-        self.loop = EngineLoop(
-            engine, self.metrics, max_answers=settings.max_answers, timeout=settings.timeout
-        )
+        self.loop = EngineLoop(engine, self.metrics, max_answers=settings.max_answers, timeout=settings.timeout)
         self.started = int(time.time())
         # Templates and tokenization take their time with long texts; one thread keeps them off the event loop.
         self._texts = ThreadPoolExecutor(1, "texts")

@@ -78,9 +78,7 @@ class Engine:
         params.check_vocabulary(self.vocab_size)
         self.added += 1
         number = self.added
-        self._under_way[number] = {
-            index: self.answer(number, index, list(prompt), params) for index in range(params.n)
-        }
+        self._under_way[number] = {index: self.answer(number, index, list(prompt), params) for index in range(params.n)}
         return number
 
     def abort(self, number: int) -> None:
@@ -140,7 +138,9 @@ class Reference(Engine):
 class Scripted(Engine):
     """`script` gives the text of an answer from the text of its prompt; a token a step, and `seconds` for a step."""
 
-    def __init__(self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0
+    ) -> None:
         super().__init__(tokenizer or chat_tokenizer(), 4096, 272)
         self._script = script if callable(script) else lambda _: str(script)
         self._seconds = seconds

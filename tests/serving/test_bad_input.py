@@ -192,14 +192,23 @@ def test_places_that_are_not_there(live: Live) -> None:
 
 
 def test_what_is_no_http(live: Live) -> None:
-    for garbage in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"):
+    for garbage in (
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n",
+    ):
         with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
             connection.sendall(garbage)
     assert live.ask("GET", "/health").status == 200
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from([2**70, 1e-6, 1e6, "(", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from([2**70, 1e-6, 1e6, "(", ""]),
     lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=8), one, max_size=3),
     max_leaves=6,
 )

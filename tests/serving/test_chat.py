@@ -41,7 +41,10 @@ def test_the_template_is_what_the_model_reads() -> None:
         return "Hello."
 
     with serving(Scripted(script)) as live:
-        messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+        messages = [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        ]
         reply = live.ask("POST", "/v1/chat/completions", {"messages": messages, "model": "tiny"})
     expected = chat_tokenizer().apply_chat_template(messages, add_generation_prompt=True).text
     assert seen == [expected]
@@ -90,7 +93,7 @@ def test_log_probabilities_join_to_the_text() -> None:
     ("said", "content", "calls", "reason"),
     [
         (CALL, None, [{"name": "weather", "arguments": '{"town": "Röm"}'}], "tool_calls"),
-        (f"Let me look. {CALL}\n{CALL}", "Let me look.", [{"name": "weather", "arguments": '{"town": "Röm"}'}] * 2, "tool_calls"),
+        (f"I look. {CALL}\n{CALL}", "I look.", [{"name": "weather", "arguments": '{"town": "Röm"}'}] * 2, "tool_calls"),
         (CALL[:-20], CALL[:-20], [], "stop"),
         (CALL.replace("weather", "wether"), CALL.replace("weather", "wether"), [], "stop"),
         ("No tool.", "No tool.", [], "stop"),

@@ -26,9 +26,7 @@ def test_it_is_the_reference_generators_answer(live: Live) -> None:
     answer = live.complete("the one", **GREEDY).json
     (expected,) = generate(tiny_decoder(), chat_tokenizer(), ["the one"], SamplingParams(**GREEDY))
     assert answer["object"] == "text_completion" and answer["model"] == "tiny"
-    assert answer["choices"] == [
-        {"index": 0, "text": expected.text, "logprobs": None, "finish_reason": "length"}
-    ]
+    assert answer["choices"] == [{"index": 0, "text": expected.text, "logprobs": None, "finish_reason": "length"}]
     assert answer["usage"] == {
         "prompt_tokens": expected.prompt_tokens,
         "completion_tokens": 6,
@@ -64,13 +62,17 @@ def test_a_prompt_is_scored_as_lm_eval_asks(live: Live, max_tokens: int) -> None
     for ids, choice in zip(prompts, sorted(choices, key=lambda one: one["index"]), strict=True):
         chances = reference_chances(ids)
         scored = choice["logprobs"]
-        assert choice["text"].startswith(tokenizer.decode(ids)) and (max_tokens or choice["text"] == tokenizer.decode(ids))
+        assert choice["text"].startswith(tokenizer.decode(ids)) and (
+            max_tokens or choice["text"] == tokenizer.decode(ids)
+        )
         assert len(scored["tokens"]) == len(ids) + max_tokens
         assert scored["token_logprobs"][0] is None and scored["top_logprobs"][0] is None
         for place, token in enumerate(ids[1:], 1):
             assert scored["token_logprobs"][place] == pytest.approx(chances[place - 1][token], abs=1e-4)
             assert max(scored["top_logprobs"][place].values()) == pytest.approx(max(chances[place - 1]), abs=1e-4)
-        for token, offset, following in zip(scored["tokens"], scored["text_offset"], scored["text_offset"][1:], strict=False):
+        for token, offset, following in zip(
+            scored["tokens"], scored["text_offset"], scored["text_offset"][1:], strict=False
+        ):
             assert choice["text"][offset:following] == token or token.startswith("bytes:")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,7 @@ def parse(text: str, cuts: list[int] | None = None) -> tuple[str, list[Call], li
     """The text and the calls of an answer that comes in pieces, and all that was given, in order."""
     parser = ToolParser(NAMES)
     borders = [0, *sorted(cuts or []), len(text)]
-    given = [
-        one for start, end in zip(borders, borders[1:], strict=False) for one in parser.push(text[start:end])
-    ] + parser.finish()
+    given = [one for start, end in pairwise(borders) for one in parser.push(text[start:end])] + parser.finish()
     calls = [one for one in given if isinstance(one, Call)]
     assert parser.called == bool(calls)
     return "".join(one for one in given if isinstance(one, str)), calls, given
@@ -33,7 +32,9 @@ def as_json(call: Call, arguments: str = "arguments") -> str:
 
 FORMS = {
     "hermes": (f"<tool_call>\n{as_json(WEATHER)}\n</tool_call>", "", [WEATHER]),
-    "hermes twice": (f"<tool_call>{as_json(WEATHER)}</tool_call>\n<tool_call>\n{as_json(ADD)}</tool_call>\n", "", [WEATHER, ADD]),
+    "hermes twice": (
+        f"<tool_call>{as_json(WEATHER)}</tool_call>\n<tool_call>\n{as_json(ADD)}</tool_call>\n", "", [WEATHER, ADD]
+    ),
     "hermes after text": (f"Let me see.\n<tool_call>{as_json(ADD)}</tool_call>", "Let me see.", [ADD]),
     "hermes between texts": (f"One.\n<tool_call>{as_json(ADD)}</tool_call> Two. ", "One.Two. ", [ADD]),
     "hermes not closed": (f"<tool_call>\n{as_json(ADD)}\n", "", [ADD]),
@@ -42,7 +43,9 @@ FORMS = {
     "llama twice": (f"{as_json(WEATHER, 'parameters')}; {as_json(ADD, 'parameters')}", "", [WEATHER, ADD]),
     "llama with tag": (f"<|python_tag|>{as_json(WEATHER, 'parameters')}", "", [WEATHER]),
     "mistral": (f"[TOOL_CALLS] [{as_json(WEATHER)}, {as_json(ADD)}]", "", [WEATHER, ADD]),
-    "mistral, names first": (f"[TOOL_CALLS]weather[ARGS]{WEATHER.arguments}[TOOL_CALLS]add[ARGS]{ADD.arguments}", "", [WEATHER, ADD]),
+    "mistral, names first": (
+        f"[TOOL_CALLS]weather[ARGS]{WEATHER.arguments}[TOOL_CALLS]add[ARGS]{ADD.arguments}", "", [WEATHER, ADD]
+    ),
     "mistral, with ids": ('[TOOL_CALLS]add[CALL_ID]a1B2[ARGS]{"a": 1}', "", [Call("add", '{"a": 1}')]),
     "arguments as text": ('{"name": "add", "arguments": "{\\"a\\": 1}"}', "", [Call("add", '{"a": 1}')]),
     "without arguments": ('<tool_call>{"name": "add"}</tool_call>', "", [Call("add", "{}")]),
@@ -117,7 +120,12 @@ def test_however_it_is_cut(parts: list[str], data: st.DataObject) -> None:
         assert whole[0] == text
 
 
-@given(st.recursive(st.none() | st.floats(allow_nan=False) | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
 def test_the_end_of_json_is_found(value: object) -> None:
     text = json.dumps([value])
     end = JsonEnd(0)

@@ -187,7 +187,8 @@ from pellucid.serving.service import Settings
 from tests.serving.stand_in import Scripted
 listening = listen("127.0.0.1", 0)
 print(listening.getsockname()[1], flush=True)
-server(create_app(Scripted("the one " * 1000, seconds=0.02), Settings("tiny")), drain=float(sys.argv[1])).run([listening])
+app = create_app(Scripted("the one " * 1000, seconds=0.02), Settings("tiny"))
+server(app, drain=float(sys.argv[1])).run([listening])
 """
 
 
