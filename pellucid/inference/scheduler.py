@@ -196,12 +196,14 @@ class Scheduler:
         spare: tokens that the draft may have; reserved: blocks that it must leave to others.
         Returns how many tokens were scheduled: none, if the cache is full and all others are older.
         """
-        spare = min(spare, self.max_length - len(sequence.token_ids) - 1)
-        spare = min(spare, self._room(sequence, reserved) - 1)
+        drafted = sequence.drafted
+        if drafted:
+            left = self.max_length - len(sequence.token_ids) - 1
+            drafted = drafted[: max(0, min(spare, left, self._room(sequence, reserved) - 1))]
         if not self._make_room(sequence, 1):
             self._preempt(sequence)
             return 0
-        return self._place(sequence, 1, sequence.drafted[: max(0, spare)])
+        return self._place(sequence, 1, drafted)
 
     def _read(self, sequence: Sequence, budget: int) -> int:
         """Schedule a piece of a prompt, as long as budget and cache allow. Returns how many tokens that are."""
@@ -251,13 +253,22 @@ class Scheduler:
         return max(0, blocks * self.blocks.block_size - sequence.computed)
 
     def _make_room(self, sequence: Sequence, count: int) -> int:
-        """Pre-empt younger ones, the youngest first, until `count` tokens fit. Returns how many of them do."""
-        younger = self.running[bisect_left(self.running, sequence.order, key=_order) + 1 :]
-        while (room := self._room(sequence)) < count and younger:
-            victim = younger.pop()
-            if victim not in self._step:
-                self._preempt(victim)
+        """Pre-empt younger ones until `count` tokens fit. Returns how many of them do."""
+        while (room := self._room(sequence)) < count:
+            victim = self._youngest(sequence)
+            if victim is None:
+                break
+            self._preempt(victim)
         return min(room, count)
+
+    def _youngest(self, sequence: Sequence) -> Sequence | None:
+        """The youngest of those that run, are younger than this one and have no part in the step yet."""
+        for other in reversed(self.running):
+            if other.order <= sequence.order:
+                return None
+            if other not in self._step:
+                return other
+        return None
 
     def _place(self, sequence: Sequence, count: int, drafted: list[int]) -> int:
         """Take the blocks for `count` known tokens and a draft, and put them into the step. Returns how many."""
