@@ -94,9 +94,9 @@ def _as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[
         return [prompt]
     if not prompt:
         raise InputError("the prompt is an empty list: give at least one text or token")
-    if isinstance(prompt[0], int):
-        return [[token for token in prompt if isinstance(token, int)]]
-    return [one for one in prompt if not isinstance(one, int)]
+    items: Sequence[str | int | list[int]] = prompt
+    tokens = [one for one in items if isinstance(one, int)]
+    return [tokens] if tokens else [one for one in items if not isinstance(one, int)]
 
 
 def _ids(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:

@@ -54,6 +54,11 @@ def timed_out(seconds: float) -> ApiError:
     return ApiError(408, message, code="timeout", headers={"X-Should-Retry": "false"})
 
 
+def stopped() -> ApiError:
+    """The server is about to end."""
+    return ApiError(503, "the server is stopping: ask again when it is back", code="stopping")
+
+
 def as_json(error: PellucidError) -> dict[str, Any]:
     """The body of an error."""
     kinds = {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error"}

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from pellucid.errors import InputError, PellucidError
-from pellucid.serving.errors import ApiError, full, timed_out
+from pellucid.serving.errors import full, stopped, timed_out
 
 if TYPE_CHECKING:
     from pellucid.inference.engine import Engine, Event
@@ -69,6 +69,7 @@ class EngineLoop:
         self._engine, self._metrics = engine, metrics
         self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._pending: dict[int, Pending] = {}  # by the engine's id; the engine thread's
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -79,6 +80,11 @@ class EngineLoop:
         """Begin; to be called in the event loop that will ask."""
         self._home = asyncio.get_running_loop()
         self._thread.start()
+
+    def break_off(self) -> None:
+        """End all that is under way with an error, and take nothing new: the server is stopping."""
+        self._stopping = True
+        self._commands.put(partial(self._end_all, stopped()))
 
     async def stop(self) -> None:
         """End after the step that is running; what is still under way ends with an error."""
@@ -93,8 +99,8 @@ class EngineLoop:
             )
         if self.under_way + answers > self.max_answers:
             raise full(self.under_way, answers)
-        if not self.alive:
-            raise ApiError(503, "the server is stopping: ask another one")
+        if self._stopping or not self.alive:
+            raise stopped()
 
     @asynccontextmanager
     async def ask(self, asks: Sequence[Ask]) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
@@ -127,8 +133,7 @@ class EngineLoop:
             while self._take_commands():
                 self._step()
         finally:
-            stopped = PellucidError("the server has stopped before the answer was finished: ask again")
-            self._hand_over([(pending, stopped) for pending in dict.fromkeys(self._pending.values())])
+            self._end_all(stopped())
 
     def _take_commands(self) -> bool:
         """Do what has been asked since the last step. Returns whether to go on."""
@@ -200,11 +205,13 @@ class EngineLoop:
     def _fail(self, error: Exception) -> None:
         """The step failed: nobody's answer can go on, and the next request finds an empty engine."""
         log.error("the engine failed", exc_info=error)
-        said = error if isinstance(error, PellucidError) else PellucidError(f"the engine failed: {error}")
-        failed = list(dict.fromkeys(self._pending.values()))
-        for pending in failed:
+        self._end_all(error if isinstance(error, PellucidError) else PellucidError(f"the engine failed: {error}"))
+
+    def _end_all(self, error: PellucidError) -> None:
+        ended = list(dict.fromkeys(self._pending.values()))
+        for pending in ended:
             self._drop(pending)
-        self._hand_over([(pending, said) for pending in failed])
+        self._hand_over([(pending, error) for pending in ended])
 
     def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
         if items and not self._home.is_closed():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import uvicorn
 from starlette.applications import Starlette
 
 from pellucid.errors import InputError
+from pellucid.serving.loop import EngineLoop
+
+LAST_WORDS = 5.0  # seconds for the errors that end the answers that were broken off
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -32,11 +36,25 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server(app: Starlette, drain: float) -> uvicorn.Server:
-    """The web server; `server.run(sockets=[...])` serves until SIGTERM or Ctrl-C.
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or Ctrl-C; then it takes no new connection, and what is under way gets `drain` seconds.
 
-    Then it takes no new connection, gives what is under way `drain` seconds to end, and returns.
+    Answers that have not ended by then end with an error, so that every client hears what happened.
     """
+
+    def __init__(self, config: uvicorn.Config, loop: EngineLoop, drain: float) -> None:
+        super().__init__(config)
+        self._engine_loop, self._drain = loop, drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once the signal has come."""
+        timer = asyncio.get_running_loop().call_later(self._drain, self._engine_loop.break_off)
+        await super().shutdown(sockets)
+        timer.cancel()
+
+
+def server(app: Starlette, drain: float) -> Server:
+    """The web server: `server.run(sockets=[...])` serves."""
     config = uvicorn.Config(
         app,
         http="h11",  # reads on after an early answer, such as 413, until the client has sent its body
@@ -45,6 +63,6 @@ def server(app: Starlette, drain: float) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(drain),
+        timeout_graceful_shutdown=round(drain + LAST_WORDS),
     )
-    return uvicorn.Server(config)
+    return Server(config, app.state.service.loop, drain)
