@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.layers.cache import LayerCache
 from pellucid.layers.packed import PackedLinear, PackedParts
+from pellucid.layers.paged import PagedLayer
 from pellucid.operations.attention import Mask, attention
 from pellucid.operations.rotary import rotary
 
@@ -57,7 +58,9 @@ class Attention(nn.Module):
         self.query, self.key, self.value = nn.Identity(), nn.Identity(), nn.Identity()
         self.output = PackedLinear.of(self.output)
 
-    def forward(self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | None
+    ) -> Tensor:
         """x: (B, T, E) -> (B, T, E). rotation: None for positions that are not rotary."""
         B, T, _ = x.shape
         into_query, into_key, into_value = (x, x, x) if self.parts is None else self.parts(x)
@@ -70,16 +73,12 @@ class Attention(nn.Module):
             # Under autocast the tables are wider than the vectors, which are turned in the tables' type.
             query, key = (rotary(x, *rotation).to(value.dtype) for x in (query, key))
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, heads, T, D)
-        if cache is not None:
-            key, value = cache.append(key, value)  # (B, K, S, D)
         listened_to = self.pattern._forward_hooks or self.pattern._forward_pre_hooks
-        mixed = attention(
-            query,
-            key,
-            value,
-            mask,
-            scale=self.scale,
-            softcap=self.softcap,
-            see_pattern=self.pattern if listened_to else None,
-        )
+        see = self.pattern if listened_to else None
+        if isinstance(cache, PagedLayer):
+            mixed = cache.attend(query, key, value, scale=self.scale, softcap=self.softcap, see_pattern=see)
+        else:
+            if cache is not None:
+                key, value = cache.append(key, value)  # (B, K, S, D)
+            mixed = attention(query, key, value, mask, scale=self.scale, softcap=self.softcap, see_pattern=see)
         return self.output(mixed.transpose(1, 2).reshape(B, T, -1))

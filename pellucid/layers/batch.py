@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pellucid.layers.cache import KVCache
+from pellucid.layers.paged import PagedStep
 
 PADDING = -1  # the document number of padding
 
@@ -19,9 +20,10 @@ class Batch:
     documents: (B, T), a number that tokens of one document share, which stand together; a token attends only within
         its document.
         None: each row is one document. Padding has the number `PADDING`.
-    cache: the keys and values of the tokens before these, which it also takes in. None: there are none.
+    cache: the keys and values of the tokens before these, which it also takes in. None: there are none. A `PagedStep`:
+        the one row (B = 1) holds tokens of many sequences, and it knows which.
     """
 
     positions: Tensor
     documents: Tensor | None = None
-    cache: KVCache | None = None
+    cache: KVCache | PagedStep | None = None

@@ -37,6 +37,13 @@ class Rope(BaseModel):
     low_frequency_factor: float = Field(1.0, gt=0)
     high_frequency_factor: float = Field(4.0, gt=0)
 
+    @property
+    def attention_scale(self) -> float:
+        """Of cos and sin: the attention's temperature, put into queries and keys (YaRN, Peng et al. 2023, eq. 22)."""
+        if self.scaling != "yarn":
+            return 1.0
+        return self.attention_factor or 0.1 * math.log(self.factor) + 1.0
+
 
 def rotation(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and signed sin for `positions` (B, T): each (B, T, 1, D), for `operations.rotary`.
@@ -47,10 +54,7 @@ def rotation(rope: Rope, head_dim: int, positions: Tensor, dtype: torch.dtype) -
     if rope.scaling == "dynamic":  # the only one whose frequencies depend on how long the text is
         length = max(int(positions.max()) + 1, rope.original_max_positions or 1)
     angles = positions[..., None, None].float() * frequencies(rope, head_dim, length, positions.device)
-    scale = 1.0
-    if rope.scaling == "yarn":  # YaRN (Peng et al. 2023), eq. 22: the attention's temperature, put into q and k
-        scale = rope.attention_factor or 0.1 * math.log(rope.factor) + 1.0
-    cos, sin = rotation_tables(angles, scale)
+    cos, sin = rotation_tables(angles, rope.attention_scale)
     return cos.to(dtype), sin.to(dtype)
 
 

@@ -20,6 +20,7 @@ from pellucid.layers.cache import KVCache, LayerCache
 from pellucid.layers.feed_forward import FeedForward
 from pellucid.layers.norm import LayerNorm, RMSNorm
 from pellucid.layers.packed import PackedLinear
+from pellucid.layers.paged import PagedLayer, PagedStep
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
@@ -53,7 +54,9 @@ class Block(nn.Module):
             self.attention_post_norm = norm(c.hidden_size)
             self.feed_forward_post_norm = norm(c.hidden_size)
 
-    def forward(self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | None
+    ) -> Tensor:
         """x: (B, T, E) -> (B, T, E)."""
         if self.norm_position == "pre":  # GPT-2, Llama: x + f(norm(x))
             x = x + self.attention(self.attention_norm(x), mask, rotation, cache)
@@ -100,7 +103,7 @@ class Decoder(nn.Module):
             batch = Batch(torch.arange(T, device=tokens.device).expand_as(tokens))
         x = self._embed(tokens, batch.positions)
         cache = batch.cache
-        if cache is not None:
+        if isinstance(cache, KVCache):
             cache.extend(T, batch.documents)
         masks = self._masks(T, batch)
         rotations = self._rotations(batch.positions, x.dtype)
@@ -172,8 +175,10 @@ class Decoder(nn.Module):
         return x
 
     def _masks(self, new: int, batch: Batch) -> dict[int | None, Mask]:
-        """One mask for every window that occurs."""
+        """One mask for every window that occurs; a paged cache has its own."""
         cache = batch.cache
+        if isinstance(cache, PagedStep):
+            return dict.fromkeys(self._windows, Mask())
         length = new if cache is None else cache.length
         documents = batch.documents if cache is None else cache.documents
         device = batch.positions.device

@@ -1,0 +1,183 @@
+"""A decoder as a list of native operations, and a step of a few rows through it.
+
+R rows, one token each; E hidden size, H query heads, K key-value heads, D head dimension, F intermediate size, V
+vocabulary. The list reads like `Block.forward`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.layers.norm import LayerNorm, RMSNorm
+from pellucid.layers.packed import parameters_of
+from pellucid.layers.paged import PagedCache
+from pellucid.layers.positions import Rope, alibi_slopes, frequencies
+from pellucid.models.decoder import Block, Decoder
+from pellucid.operations.gated import ACTIVATIONS
+from pellucid.operations.step import ACTIVATION_NUMBERS, LANES, SPAN, TYPES, Kind, Program, Rows, why_not
+
+MOST_ROWS = 16  # tokens of a step; with more, oneDNN's matrix products are faster
+
+
+def why_not_native(model: Decoder) -> str | None:
+    """Why the native step cannot run this model, in a few words; None where it can."""
+    weight, c = model.embedding.weight, model.config
+    if weight.device.type != "cpu":
+        return f"it is on {weight.device.type}"
+    if c.position == "sinusoidal" or "dynamic" in {c.rope.scaling, c.local_rope and c.local_rope.scaling}:
+        return "its positions are sinusoidal, or stretch with the text"
+    return why_not(weight.dtype)
+
+
+class NativeStep:
+    """`model` over `cache`, for at most `MOST_ROWS` tokens at a time.
+
+    Query, key and value become one matrix, of which the model's own parameters are parts; so do gate and up.
+    """
+
+    def __init__(self, model: Decoder, cache: PagedCache, max_length: int):
+        assert cache.block_size % LANES == 0
+        c, self.cache = model.config, cache
+        self.model, self.config = model, c
+        self.spans = math.ceil(max_length / SPAN)
+        width = math.ceil(max_length / cache.block_size)
+        R, E, D = MOST_ROWS, c.hidden_size, c.head_dim
+        self.tokens, self.positions, self.slots, self.wanted = (torch.zeros(R, dtype=torch.int64) for _ in range(4))
+        self.tables = torch.zeros(R, width, dtype=torch.int64)
+        self.rows = Rows(
+            *(one.data_ptr() for one in (self.tokens, self.positions, self.slots, self.tables, self.wanted)),
+            0,
+            width,
+            0,
+        )
+        gated = ACTIVATIONS[c.activation][1]
+        self.x, self.h = torch.empty(R, E), torch.empty(R, E)
+        self.heads = torch.empty(R, (c.num_heads + 2 * c.num_kv_heads) * D)
+        self.mixed = torch.empty(R, c.num_heads * D)
+        self.wide = torch.empty(R, c.intermediate_size * (2 if gated else 1))
+        self.logits = torch.empty(R, c.vocab_size)
+        self.parts = torch.empty(R * c.num_heads * self.spans * (D + 2))
+        self.slopes = alibi_slopes(c.num_heads) if c.position == "alibi" else None
+        self.angles: dict[Rope, Tensor] = {}
+        self.program = Program()
+        self._write()
+
+    def __call__(
+        self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]], wanted: Sequence[int]
+    ) -> Tensor:
+        """One token of a row's sequence each, with its position and the blocks of its sequence. wanted: the rows whose
+        logits are returned, (len(wanted), V), float32, valid until the next call."""
+        B, rows = self.cache.block_size, len(tokens)
+        self.tokens[:rows] = torch.tensor(tokens)
+        self.positions[:rows] = torch.tensor(positions)
+        self.slots[:rows] = torch.tensor([t[p // B] * B + p % B for p, t in zip(positions, tables, strict=True)])
+        for row, table in enumerate(tables):
+            self.tables[row, : len(table)] = torch.tensor(table)
+        self.wanted[: len(wanted)] = torch.tensor(wanted, dtype=torch.int64)
+        self.rows.count, self.rows.num_wanted = rows, len(wanted)
+        self.program.run(self.rows)
+        return self.logits[: len(wanted)]
+
+    def _write(self) -> None:
+        c, model, add = self.config, self.model, self.program.add
+        table = model.embedding.weight.detach()
+        add(Kind.EMBED, type=TYPES[table.dtype], weight=table, to=self.x, outputs=c.hidden_size,
+            scale=c.embedding_scale or 1.0)  # fmt: skip
+        if model.positions is not None:
+            learned = model.positions.weight.detach()
+            add(Kind.EMBED, type=TYPES[learned.dtype], weight=learned, to=self.x, outputs=c.hidden_size, add=1)
+        for layer, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
+            self._block(block, layer)
+        if isinstance(model.final_norm, RMSNorm | LayerNorm):
+            self._norm(model.final_norm, self.x, self.x)
+        add(Kind.TAKE, source=self.x, to=self.h, inputs=c.hidden_size)
+        self._linear(model.head_weight.detach(), None, self.h, self.logits, few=1, cap=c.logit_softcap or 0.0)
+
+    def _block(self, block: Block, layer: int) -> None:
+        place = block.norm_position
+        if place == "pre":  # x + f(norm(x))
+            self._norm(block.attention_norm, self.x, self.h)
+            self._attention(block, layer, self.h, self.x, add=1)
+            self._norm(block.feed_forward_norm, self.x, self.h)
+            self._feed_forward(block, self.h, self.x, add=1)
+        elif place == "post":  # norm(x + f(x))
+            self._attention(block, layer, self.x, self.x, add=1)
+            self._norm(block.attention_norm, self.x, self.x)
+            self._feed_forward(block, self.x, self.x, add=1)
+            self._norm(block.feed_forward_norm, self.x, self.x)
+        else:  # x + norm(f(norm(x)))
+            self._norm(block.attention_norm, self.x, self.h)
+            self._attention(block, layer, self.h, self.h, add=0)
+            self._norm(block.attention_post_norm, self.h, self.x, add=1)
+            self._norm(block.feed_forward_norm, self.x, self.h)
+            self._feed_forward(block, self.h, self.h, add=0)
+            self._norm(block.feed_forward_post_norm, self.h, self.x, add=1)
+
+    def _attention(self, block: Block, layer: int, x: Tensor, to: Tensor, add: int) -> None:
+        c, cache, attention = self.config, self.cache, block.attention
+        H, K, D = c.num_heads, c.num_kv_heads, c.head_dim
+        shape = {"heads": H, "kv_heads": K, "dim": D, "block": cache.block_size, "type": TYPES[cache.keys.dtype]}
+        shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
+        weight, bias = fused([attention.query, attention.key, attention.value])
+        self._linear(weight, bias, x, self.heads)
+        if attention.query_norm is not None and attention.key_norm is not None:
+            self._norm(attention.query_norm, self.heads, self.heads, heads=H)
+            self._norm(attention.key_norm, self.heads[:, H * D :], self.heads[:, H * D :], heads=K)
+        angles = self._angles(c.layer_rope(layer)) if c.position == "rotary" else None
+        self.program.add(Kind.STORE, to=self.heads, angles=angles, **shape)
+        self.program.add(
+            Kind.ATTEND, source=self.heads, to=self.mixed, scale=attention.scale, cap=attention.softcap or 0.0,
+            window=c.layer_window(layer) or 0, slopes=self.slopes, parts=self.parts, spans=self.spans, **shape,
+        )  # fmt: skip
+        self._linear(*parameters_of(attention.output), self.mixed, to, add=add)
+
+    def _feed_forward(self, block: Block, x: Tensor, to: Tensor, add: int) -> None:
+        layer, gated = block.feed_forward, ACTIVATIONS[self.config.activation][1]
+        up = fused([layer.gate, layer.up]) if layer.gate is not None else parameters_of(layer.up)
+        self._linear(*up, x, self.wide)
+        number = ACTIVATION_NUMBERS[self.config.activation]
+        self._linear(*parameters_of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, x: Tensor, to: Tensor, **fields: float) -> None:
+        self.program.add(
+            Kind.LINEAR, type=TYPES[weight.dtype], weight=weight.detach(), bias=None if bias is None else wide(bias),
+            source=x, to=to, inputs=weight.shape[1], outputs=weight.shape[0], **fields,
+        )  # fmt: skip
+
+    def _norm(self, norm: nn.Module, x: Tensor, to: Tensor, *, heads: int = 1, add: int = 0) -> None:
+        assert isinstance(norm, RMSNorm | LayerNorm)
+        weight = wide(norm.weight)
+        centred = isinstance(norm, LayerNorm)
+        self.program.add(
+            Kind.NORM, weight=weight + 1 if isinstance(norm, RMSNorm) and norm.offset else weight,
+            bias=wide(norm.bias) if isinstance(norm, LayerNorm) else None, source=x, to=to, inputs=len(weight),
+            outputs=heads * len(weight), stride=x.stride(0), eps=norm.eps, centred=int(centred), add=add,
+        )  # fmt: skip
+
+    def _angles(self, rope: Rope) -> Tensor:
+        """Where cos and sin of the step's positions stand, (R, D); computed once a step, before their first use."""
+        if rope not in self.angles:
+            self.angles[rope] = torch.empty(MOST_ROWS, self.config.head_dim)
+            base = frequencies(rope, self.config.head_dim, None, torch.device("cpu")).contiguous()
+            self.program.add(
+                Kind.ANGLES, source=base, to=self.angles[rope], outputs=self.config.head_dim, scale=rope.attention_scale
+            )
+        return self.angles[rope]
+
+
+def wide(parameter: Tensor) -> Tensor:
+    return parameter.detach().float().contiguous()
+
+
+def fused(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
+    """Layers that read the same input as one matrix, and one bias; their own weights become parts of it."""
+    weights, biases = zip(*map(parameters_of, linears), strict=True)
+    together = torch.cat([weight.detach() for weight in weights])
+    for linear, part in zip(linears, together.split([len(weight) for weight in weights]), strict=True):
+        linear.weight = nn.Parameter(part, requires_grad=False)
+    return together, None if biases[0] is None else torch.cat([bias.detach() for bias in biases])

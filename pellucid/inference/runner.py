@@ -1,0 +1,81 @@
+"""From a step to logits: tokens of many sequences through the model at once, over the paged cache.
+
+N tokens of a step, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pellucid.inference.native_step import MOST_ROWS, NativeStep, why_not_native
+from pellucid.inference.step import Chunk, Step
+from pellucid.layers.batch import Batch
+from pellucid.layers.paged import PagedCache, PagedStep, Piece
+from pellucid.layers.positions import alibi_slopes
+from pellucid.models.decoder import Decoder
+
+
+class Runner:
+    """A model with its cache of `num_blocks` blocks. native: use the native step where it can run (`why_not` says why
+    it does not)."""
+
+    def __init__(self, model: Decoder, num_blocks: int, block_size: int = 16, *, native: bool = True):
+        c = model.config
+        weight = model.embedding.weight
+        windows = [c.layer_window(layer) for layer in range(c.num_layers)]
+        self.model = model
+        self.cache = PagedCache(
+            num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, weight.dtype, weight.device
+        )
+        self.slopes = alibi_slopes(c.num_heads).to(weight.device) if c.position == "alibi" else None
+        self.why_not = why_not_native(model) if native else "it is switched off"
+        length = min(c.max_positions, num_blocks * block_size)
+        self.native = NativeStep(model, self.cache, length) if self.why_not is None else None
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> Tensor:
+        """The logits after the last `wanted` tokens of each chunk, one after the other: (sum of wanted, V), float32;
+        valid until the next call."""
+        self.cache.copy(step.copies)
+        if self.native is not None and sum(len(chunk.tokens) for chunk in step.chunks) <= MOST_ROWS:
+            return self._few(step, self.native)
+        return self._many(step)
+
+    def _few(self, step: Step, native: NativeStep) -> Tensor:
+        tokens: list[int] = []
+        positions: list[int] = []
+        tables: list[list[int]] = []
+        wanted: list[int] = []
+        for chunk in step.chunks:
+            tokens += chunk.tokens
+            positions += range(chunk.start, chunk.start + len(chunk.tokens))
+            tables += [chunk.table] * len(chunk.tokens)
+            wanted += range(len(tokens) - chunk.wanted, len(tokens))
+        return native(tokens, positions, tables, wanted)
+
+    def _many(self, step: Step) -> Tensor:
+        device = self.model.embedding.weight.device
+        B = self.cache.block_size
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        wanted: list[int] = []
+        pieces: list[Piece] = []
+        for chunk in step.chunks:
+            pieces.append(self._piece(chunk, len(tokens)))
+            tokens += chunk.tokens
+            places = range(chunk.start, chunk.start + len(chunk.tokens))
+            positions += places
+            slots += [chunk.table[place // B] * B + place % B for place in places]
+            wanted += range(len(tokens) - chunk.wanted, len(tokens))
+        view = PagedStep(self.cache, pieces, torch.tensor(slots, device=device), self.slopes)
+        batch = Batch(torch.tensor([positions], device=device), None, view)
+        hidden = self.model.hidden(torch.tensor([tokens], device=device), batch)[0]  # (N, E)
+        return self.model.logits(hidden[torch.tensor(wanted, dtype=torch.int64, device=device)]).float()
+
+    def _piece(self, chunk: Chunk, before: int) -> Piece:
+        length = chunk.start + len(chunk.tokens)
+        blocks = chunk.table[: -(-length // self.cache.block_size)]
+        table = torch.tensor(blocks, device=self.model.embedding.weight.device)
+        return Piece(slice(before, before + len(chunk.tokens)), length, table)

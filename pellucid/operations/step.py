@@ -1,0 +1,102 @@
+"""The native step of `step.cpp`: a list of operations, made once for a model, run for a few rows at a time."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid import native
+
+SOURCE = Path(__file__).with_name("step.cpp")
+FLAGS = ("-fopenmp",)  # torch's own OpenMP library serves both: one pool of threads
+SPAN = 256  # keys that one task of attention reads
+LANES = 16  # a block of the cache holds a multiple of this
+ACTIVATION_NUMBERS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "swiglu": 4, "geglu": 2, "geglu_tanh": 3}
+
+
+class Kind(IntEnum):
+    """What an operation does; `step.cpp` has the equations."""
+
+    EMBED = 0
+    ANGLES = 1
+    NORM = 2
+    LINEAR = 3
+    STORE = 4
+    ATTEND = 5
+    TAKE = 6
+
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+class Rows(ctypes.Structure):
+    """`Rows` of step.cpp: what the operations read of a step."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "slots", "tables", "wanted")),
+        *((name, ctypes.c_int64) for name in ("count", "width", "num_wanted")),
+    ]
+
+
+class Operation(ctypes.Structure):
+    """`Operation` of step.cpp, where each field is explained."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("kind", "type")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "source", "to")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "stride", "add", "few", "activation", "gated")),
+        *((name, ctypes.c_float) for name in ("scale", "cap", "eps")),
+        *((name, ctypes.c_int64) for name in ("centred", "heads", "kv_heads", "dim", "window", "block")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "angles", "slopes", "parts")),
+        ("spans", ctypes.c_int64),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled step, or None where it cannot be had (`why_not` says why)."""
+    loaded = native.load(SOURCE, *FLAGS)
+    if loaded is not None:
+        loaded.run_step.argtypes, loaded.run_step.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p], None
+    return loaded
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why there is no native step for weights of `dtype` on the CPU, in a few words; None where there is."""
+    if dtype not in TYPES:
+        return f"its type is {str(dtype).removeprefix('torch.')}"
+    return None if library() is not None else native.why_not(SOURCE, *FLAGS)
+
+
+class Program:
+    """Operations, and the tensors that they read and write, which it keeps alive."""
+
+    def __init__(self) -> None:
+        self._operations: list[Operation] = []
+        self._kept: list[Tensor] = []
+        self._array: Any = None
+
+    def add(self, kind: Kind, **fields: Any) -> None:
+        """The next operation. Tensors are given as they are; those that `None` stands for are null."""
+        given = {name: self._pointer(value) for name, value in fields.items() if value is not None}
+        self._operations.append(Operation(kind=kind, **given))
+
+    def run(self, rows: Rows) -> None:
+        """All operations, in their order."""
+        if self._array is None:
+            self._array = (Operation * len(self._operations))(*self._operations)
+        loaded = library()
+        assert loaded is not None
+        loaded.run_step(ctypes.byref(self._array), len(self._array), ctypes.byref(rows))
+
+    def _pointer(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        self._kept.append(value)
+        return value.data_ptr()

@@ -1,0 +1,90 @@
+"""The runner: whatever way tokens come to it, in chunks, together, on which blocks, the logits are those of one forward."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from pellucid.inference.runner import Runner
+from pellucid.inference.step import Chunk, Step
+from pellucid.models.decoder import Decoder
+from tests.checkpoints.tiny import CONFIGS, random_model
+
+LENGTH = 60
+WINDOWED = [name for name, config in CONFIGS.items() if config.window is not None]
+
+
+def texts(model: Decoder, count: int, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(model.config.vocab_size) for _ in range(rng.randrange(5, LENGTH))] for _ in range(count)]
+
+
+def cut(length: int, rng: random.Random, most: int) -> list[range]:
+    """A text in pieces of at most `most` tokens."""
+    pieces, start = [], 0
+    while start < length:
+        stop = min(length, start + rng.randint(1, most))
+        pieces.append(range(start, stop))
+        start = stop
+    return pieces
+
+
+def run_all(runner: Runner, sequences: list[list[int]], seed: int, most: int) -> list[torch.Tensor]:
+    """The logits at every place of every sequence, from steps that mix pieces of all of them, on scattered blocks."""
+    rng, B = random.Random(seed), runner.cache.block_size
+    blocks = list(range(runner.cache.num_blocks))
+    rng.shuffle(blocks)
+    tables = [[blocks.pop() for _ in range(-(-len(tokens) // B))] for tokens in sequences]
+    waiting = {number: cut(len(tokens), rng, most) for number, tokens in enumerate(sequences)}
+    found: list[list[torch.Tensor]] = [[] for _ in sequences]
+    while waiting:
+        chosen = rng.sample(sorted(waiting), rng.randint(1, len(waiting)))
+        pieces = [(number, waiting[number].pop(0)) for number in chosen]
+        chunks = [
+            Chunk(sequences[number][piece.start : piece.stop], piece.start, tables[number], len(piece))
+            for number, piece in pieces
+        ]
+        logits = runner.run(Step(tuple(chunks), ())).clone()
+        for (number, piece), part in zip(pieces, logits.split([len(piece) for _, piece in pieces]), strict=True):
+            found[number].append(part)
+        waiting = {number: left for number, left in waiting.items() if left}
+    return [torch.cat(parts) for parts in found]
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_pieces_on_scattered_blocks_give_the_logits_of_one_forward(name: str, native: bool) -> None:
+    model = random_model(CONFIGS[name])
+    sequences = texts(model, 3)
+    whole = [model(torch.tensor([tokens]))[0] for tokens in sequences]
+    runner = Runner(model, 16, native=native)
+    assert not native or runner.why_not is None
+    for ours, theirs in zip(run_all(runner, sequences, 1, 5), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_row_of_the_native_step_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
+    model = random_model(CONFIGS["llama"]).to(dtype)
+    sequences = texts(model, 3)
+    alone = [run_all(Runner(model, 16), [tokens], 2, 1)[0] for tokens in sequences]
+    for ours, theirs in zip(run_all(Runner(model, 16), sequences, 3, 5), alone, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+def test_what_is_copied_is_read_from_the_copy() -> None:
+    model = random_model(CONFIGS["llama"])
+    [tokens] = texts(model, 1)
+    runner = Runner(model, 8)
+    first = [0, 1, 2, 3]
+    runner.run(Step((Chunk(tokens[:-1], 0, first, 0),), ()))
+    place = (len(tokens) - 1) // 16
+    copied = [*first[:place], 7, *first[place + 1 :]]
+    before = runner.run(Step((Chunk(tokens[-1:], len(tokens) - 1, first, 1),), ((place, 7),))).clone()
+    after = runner.run(Step((Chunk(tokens[-1:], len(tokens) - 1, copied, 1),), ()))
+    torch.testing.assert_close(after, before)
