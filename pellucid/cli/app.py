@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, sft, show, tokenizer
+from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, serve, sft, show, tokenizer
 from pellucid.errors import PellucidError, did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -62,6 +62,7 @@ app.command(rich_help_panel=MAKE)(pretrain.pretrain)
 app.command(rich_help_panel=MAKE)(sft.sft)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)
+app.command(rich_help_panel=LOOK)(serve.serve)
 app.command(rich_help_panel=LOOK)(show.show)
 app.command(rich_help_panel=LOOK)(convert.convert)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)

@@ -160,9 +160,9 @@ class EngineLoop:
                 self._pending[key] = pending
                 pending.ids[key], pending.left[key] = number, one.params.n
                 self._metrics.asked(len(one.prompt))
-        except PellucidError as error:
+        except Exception as error:  # noqa: BLE001 (the edge of the thread: no request may end it)
             self._drop(pending)
-            self._hand_over([(pending, error)])
+            self._hand_over([(pending, said(error))])
         else:
             self._hand_over([(pending, None)])
 
@@ -171,6 +171,7 @@ class EngineLoop:
         for key in pending.ids:
             self._pending.pop(key, None)
             self._engine.abort(key)
+            self._metrics.aborted(pending.left[key])
         pending.ids.clear()
         self.stats = self._engine.stats()
 
@@ -180,7 +181,7 @@ class EngineLoop:
         try:
             events = self._engine.step()
         except Exception as error:  # noqa: BLE001 (the edge of the thread: whatever it is, the others must live on)
-            self._fail(error)
+            self._end_all(said(error))
             return
         self.stats = self._engine.stats()
         now = time.perf_counter()
@@ -202,12 +203,8 @@ class EngineLoop:
                 del self._pending[event.id], pending.ids[event.id], pending.left[event.id]
         return pending, (number, event)
 
-    def _fail(self, error: Exception) -> None:
-        """The step failed: nobody's answer can go on, and the next request finds an empty engine."""
-        log.error("the engine failed", exc_info=error)
-        self._end_all(error if isinstance(error, PellucidError) else PellucidError(f"the engine failed: {error}"))
-
     def _end_all(self, error: PellucidError) -> None:
+        """Nobody's answer can go on, and the next request finds an empty engine."""
         ended = list(dict.fromkeys(self._pending.values()))
         for pending in ended:
             self._drop(pending)
@@ -216,6 +213,14 @@ class EngineLoop:
     def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
         if items and not self._home.is_closed():
             self._home.call_soon_threadsafe(_put, items)
+
+
+def said(error: Exception) -> PellucidError:
+    """What clients are told of an error in the engine; what nobody foresaw is in the log, with its traceback."""
+    if isinstance(error, PellucidError):
+        return error
+    log.error("the engine failed", exc_info=error)
+    return PellucidError(f"this is a bug in pellucid ({type(error).__name__}: {error}): see the server's log")
 
 
 def _put(items: Sequence[tuple[Pending, Item]]) -> None:

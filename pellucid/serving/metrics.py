@@ -70,6 +70,10 @@ class Metrics:
         self._answers.labels(reason).inc()
         self._whole.observe(seconds)
 
+    def aborted(self, answers: int) -> None:
+        """So many answers will not be finished: the client has gone, the time was over, the engine failed."""
+        self._answers.labels("aborted").inc(answers)
+
     def text(self) -> bytes:
         """All numbers in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -94,13 +94,15 @@ def _described(operation: Operation) -> dict[str, Any]:
         content = {operation.answered: {}}
     else:
         content = {"application/json": {"schema": _reference(operation.answered)}}
+    said = "The answer."
     if operation.streamed is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}  # OpenAPI 3.1 has no word for what the events of a stream are
+        said = f"The answer; where 'stream' is true, events of {operation.streamed.__name__}, and then [DONE]."
     failure = {"application/json": {"schema": _reference(answers.Failure)}}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "responses": {
-            "200": {"description": "The answer.", "content": content},
+            "200": {"description": said, "content": content},
             **{status: {"description": text, "content": failure} for status, text in ERRORS.items()},
         },
     }
