@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.serving.live import serving
-from tests.serving.stand_in import Scripted
+from tests.serving.stand_in import Reference, Scripted, chat_tokenizer, tiny_decoder
 
 OURS = "http://studio.example"
 
@@ -105,3 +109,20 @@ def test_metrics_count_what_happened() -> None:
     assert float(lines['pellucid_http_responses_total{route="/v1/chat/completions",status="200"}']) == 1
     assert float(lines['pellucid_http_responses_total{route="/v1/completions",status="400"}']) == 1
     assert float(lines["pellucid_engine_running"]) == 0
+
+
+@pytest.mark.skipif(find_spec("schemathesis") is None, reason="needs schemathesis")
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    """Whatever the OpenAPI document allows, and much that it does not, is answered as it says."""
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    with serving(Reference(tiny_decoder(), chat_tokenizer())) as live:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{live.port}/openapi.json"]
+        done = subprocess.run(
+            [*command, "--checks", checks, "--max-examples", "20", "--seed", "1"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout
+    assert "Tested: 9" in done.stdout
