@@ -42,10 +42,9 @@ def test_the_defaults_are_careful(served: list[Any], capsys: pytest.CaptureFixtu
 
 
 def test_every_option_arrives(served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    options = (
-        "--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example "
-        "--allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2 --temperature 0.1 --top-p 0.9 --preset factual"
-    )
+    options = """--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example
+        --allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2
+        --temperature 0.1 --top-p 0.9 --preset factual"""
     assert frame.run(["serve", "folder/model", *options.split()]) == 0
     settings, drain, _ = served[0]
     assert settings == Settings(
