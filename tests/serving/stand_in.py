@@ -110,8 +110,9 @@ class Reference(Engine):
         own = {"n": 1, "best_of": None, "prompt_logprobs": None}
         if params.seed is not None:
             own["seed"] = params.seed + index
-        for event in stream(self._model, self.tokenizer, [prompt], params.with_(own)):
-            yield Event(
+        events = stream(self._model, self.tokenizer, [prompt], params.with_(own))  # raises here, not at the first step
+        return (
+            Event(
                 number,
                 index,
                 event.token_id,
@@ -120,9 +121,10 @@ class Reference(Engine):
                 event.alternatives,
                 event.finish_reason,
                 event.finish_detail,
-                scores,
+                scores if place == 0 else None,
             )
-            scores = None
+            for place, event in enumerate(events)
+        )
 
     @torch.inference_mode()
     def _scores(self, prompt: list[int], count: int) -> list[tuple[float, list[tuple[int, float]]]]:

@@ -26,6 +26,10 @@ def live() -> Iterator[Live]:
         assert live.chat(max_tokens=2).status == 200
 
 
+def form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
 CHAT: list[tuple[dict[str, Any], int, str]] = [
     ({"messages": [{"role": "user", "content": "x" * 200}]}, 400, "and the context holds 96"),
     ({"max_tokens": 0}, 400, "max_tokens = 0 gives no answer"),
@@ -66,6 +70,11 @@ CHAT: list[tuple[dict[str, Any], int, str]] = [
     ({"messages": "hi"}, 400, "messages = 'hi'"),
     ({"chat_template_kwargs": {"tokenizer": 1}}, 400, "tokenizer cannot be set here"),
     ({"constraint": {"regex": "(", "choice": ["a"]}}, 400, "one of"),
+    ({"constraint": {"regex": "("}}, 400, "the regex cannot be used"),
+    ({"constraint": {"grammar": "start: nothing"}}, 400, "the grammar cannot be used"),
+    ({"constraint": {"choice": []}}, 400, "a choice needs at least one text"),
+    ({"response_format": form({"type": "object", "properties": {"a": False}, "required": ["a"]})}, 400, "json_schema"),
+    ({"response_format": form({"type": "object", "wishes": 7, "minProperties": "x"})}, 400, "json_schema"),
 ]  # fmt: skip
 
 COMPLETIONS: list[tuple[dict[str, Any], int, str]] = [

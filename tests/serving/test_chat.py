@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.serving.live import Reply, serving
-from tests.serving.stand_in import Scripted, chat_tokenizer
+from tests.serving.stand_in import Reference, Scripted, chat_tokenizer, tiny_decoder
 
 TOOL = {
     "type": "function",
@@ -170,3 +171,21 @@ def test_response_formats_become_constraints() -> None:
         assert live.complete("?", constraint={"regex": "[ab]+"}).status == 200
     assert seen[0].json_schema == schema and seen[1].json_object and seen[2] is None
     assert seen[3].choice == ("yes", "no") and seen[4].regex == "[ab]+"
+
+
+@pytest.mark.skipif(find_spec("llguidance") is None, reason="needs llguidance")
+def test_a_schema_is_met(one_thread: None) -> None:
+    """By a model that knows nothing: what it says parses, and has the fields."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "boolean"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "ab", "schema": schema}}
+    with serving(Reference(tiny_decoder(), chat_tokenizer())) as live:
+        for seed in range(3):
+            (choice,) = live.chat(response_format=form, seed=seed, max_tokens=150).json["choices"]
+            assert choice["finish_reason"] == "stop"
+            answer = json.loads(choice["message"]["content"])
+            assert answer["a"] in ("x", "y") and answer["b"] in (True, False) and len(answer) == 2
