@@ -45,7 +45,8 @@ class Guard:
         if not self._is_ours(host):
             return ApiError(403, f"this server is not called {host!r}: start it with --allow-host if it should be")
         origin = headers.get("origin")
-        if origin is not None and not ({origin, "*"} & self._origins or urlsplit(origin).netloc == host):
+        allowed = {f"http://{host}", f"https://{host}", *self._origins}  # what this server itself gave, and others
+        if origin is not None and origin not in allowed and "*" not in allowed:
             return ApiError(
                 403, f"pages of {origin!r} may not ask: start the server with --allow-origin if they should"
             )

@@ -59,7 +59,7 @@ def test_a_rebound_name_is_refused(host: str, allowed: bool) -> None:
 
 def test_foreign_pages_are_refused() -> None:
     with serving(Scripted("Hello"), origins=(OURS,)) as live:
-        for origin in ("http://evil.example", "null", f"{OURS}.evil.example", "http://localhost:1"):
+        for origin in ("http://evil.example", "null", f"{OURS}.evil.example", "http://localhost:1", "http://[", ""):
             assert status(live, {"Origin": origin}) == 403, origin
             assert live.ask("POST", "/v1/completions", {"prompt": "a"}, {"Origin": origin}).status == 403
         own = f"127.0.0.1:{live.port}"
