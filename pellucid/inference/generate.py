@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import InputError
-from pellucid.inference.sampling import Sampler, SamplingParams, log_probabilities
+from pellucid.inference.filters import log_probabilities
+from pellucid.inference.params import SamplingParams
+from pellucid.inference.rows import Row, new_row
+from pellucid.inference.sampling import Sampler
 from pellucid.inference.stopping import StopText
 from pellucid.layers.batch import PADDING, Batch
 from pellucid.layers.cache import KVCache
@@ -38,7 +41,8 @@ class TokenEvent:
     logprob: ln P of the token in the model's raw distribution, and `alternatives` the (token, ln P) of the most likely
     ones; None and empty when they were not asked for.
     finish_reason: "stop" or "length" with the row's last token, else None.
-    finish_detail: the stop string, or the id of the stop token; "max_tokens" or "context" for "length".
+    finish_detail: the stop string, the id of the stop token, or "constraint" when that is met and nothing may follow;
+    "max_tokens" or "context" for "length".
     """
 
     row: int
@@ -73,13 +77,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt that has been found sound: its token ids, and when its answer must end."""
+    """A prompt that has been found sound: its token ids, when its answer must end, and how it is drawn."""
 
     prompt: list[int]
     params: SamplingParams  # with a seed
     stop_ids: frozenset[int]
     max_tokens: int
     max_detail: Literal["max_tokens", "context"]  # which of the two gave max_tokens
+    row: Row  # the state of one answer: a request is run once
 
 
 def generate(
@@ -94,7 +99,7 @@ def generate(
     An answer ends at the latest where the context is full ("length", "context"). A row's tokens do not depend on the
     other rows. Raises `InputError` for a prompt that is empty, or fills the context, with both numbers.
     """
-    requests = prepare(model, tokenizer, prompts, params)
+    requests = _single(prepare(model, tokenizer, prompts, params))
     started = time.perf_counter()
     completions = [Completion(len(one.prompt), one.params.seed or 0) for one in requests]
     for one, completion in zip(requests, completions, strict=True):
@@ -122,7 +127,18 @@ def stream(
     params: SamplingParams | Sequence[SamplingParams],
 ) -> Iterator[TokenEvent]:
     """What `generate` does, token by token. Errors in what is asked are raised at the call, before the first token."""
-    return run(model, tokenizer, prepare(model, tokenizer, prompts, params))
+    return run(model, tokenizer, _single(prepare(model, tokenizer, prompts, params)))
+
+
+def _single(requests: list[Request]) -> list[Request]:
+    """The requests, if each wants what this generator gives: one answer, and nothing about its prompt."""
+    for one in requests:
+        for name in ("n", "best_of", "prompt_logprobs"):
+            if getattr(one.params, name) not in (None, SamplingParams.model_fields[name].default):
+                raise InputError(
+                    f"{name} = {getattr(one.params, name)}: the reference generator has no {name}, ask the engine (LLM)"
+                )
+    return requests
 
 
 def prepare(
@@ -131,7 +147,7 @@ def prepare(
     prompts: Sequence[str | Sequence[int]],
     params: SamplingParams | Sequence[SamplingParams],
 ) -> list[Request]:
-    """Token ids, seeds, stop ids and limits of every prompt. Raises `InputError` for what cannot be answered."""
+    """What the sampler and the loop need of every prompt. Raises `InputError` for what cannot be answered."""
     if isinstance(prompts, str):
         raise InputError("prompts must be a list: for one prompt, give [prompt]")
     each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
@@ -142,14 +158,18 @@ def prepare(
     for number, (prompt, one) in enumerate(zip(prompts, each, strict=True), 1):
         ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
         room = check_prompt(ids, model, f"prompt {number}" if len(prompts) > 1 else "the prompt")
-        if (one.logprobs or 0) > model.config.vocab_size:
-            raise InputError(f"logprobs = {one.logprobs}: the vocabulary has {model.config.vocab_size} tokens")
         wanted = room if one.max_tokens is None else one.max_tokens
         stop_ids = frozenset(one.stop_token_ids) | (frozenset() if one.ignore_eos else ends)
-        requests.append(
-            Request(ids, one.seeded(), stop_ids, min(wanted, room), "context" if wanted >= room else "max_tokens")
-        )
+        one = one.seeded()
+        row = new_row(one, ids, drawable(model, tokenizer), stop_ids=stop_ids, end_ids=ends, tokenizer=tokenizer)
+        detail: Literal["max_tokens", "context"] = "context" if wanted >= room else "max_tokens"
+        requests.append(Request(ids, one, stop_ids, min(wanted, room), detail, row))
     return requests
+
+
+def drawable(model: Decoder, tokenizer: Tokenizer) -> int:
+    """How many tokens can be drawn: a model's vocabulary may be padded past what its tokenizer can write."""
+    return min(model.config.vocab_size, tokenizer.vocab_size)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -187,16 +207,15 @@ def run(model: Decoder, tokenizer: Tokenizer, requests: Sequence[Request]) -> It
     if not requests:
         return
     device = model.embedding.weight.device
-    # A model's vocabulary may be padded past the tokenizer's: what cannot be written is never drawn.
-    vocab_size = min(model.config.vocab_size, tokenizer.vocab_size)
-    sampler = Sampler([one.params for one in requests], [one.prompt for one in requests], vocab_size, device)
+    vocab_size = drawable(model, tokenizer)
+    sampler = Sampler(vocab_size, device)
     longest = max(len(one.prompt) for one in requests)
     cache = model.new_cache(len(requests), longest + max(one.max_tokens for one in requests) - 1)
     hidden, positions = _prefill(model, requests, cache, device)
     answers = [_Answer(row, one, tokenizer) for row, one in enumerate(requests)]
     while True:
         logits = model.logits(hidden[:, -1])  # (B, V): the head reads the last position only
-        tokens = sampler(logits[:, :vocab_size])  # (B,)
+        tokens = sampler(logits[:, :vocab_size], [answer.request.row for answer in answers])  # (B,)
         ids = tokens.tolist()
         chances = _chances(logits, tokens, answers)
         for answer, token, (logprob, alternatives) in zip(answers, ids, chances, strict=True):
@@ -207,7 +226,6 @@ def run(model: Decoder, tokenizer: Tokenizer, requests: Sequence[Request]) -> It
         if len(alive) < len(answers):
             kept = torch.tensor(alive, device=device)
             cache.select(kept)
-            sampler.keep(alive)
             tokens, positions = tokens[kept], positions[kept]
             answers = [answers[place] for place in alive]
         positions = positions + 1
@@ -268,8 +286,12 @@ class _Answer:
         if token in self.request.stop_ids:
             text, reason, detail = "", "stop", token
         else:
-            text = self._text.push(self._decoder.push(token))
-            if self._length == self.request.max_tokens and self._text.found is None:
+            text = self._decoder.push(token)
+            if self._length > self.request.params.min_tokens:
+                text = self._text.push(text)
+            if self._text.found is None and self.request.row.finished:
+                reason, detail = "stop", "constraint"
+            elif self._text.found is None and self._length == self.request.max_tokens:
                 reason, detail = "length", self.request.max_detail
         if reason is not None:  # nothing follows: what was held back is text
             text += self._text.push(self._decoder.finish()) + self._text.flush()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pellucid.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.params import SamplingParams
 
 # Each sets the whole shape of the distribution, so that no half of another source's shape is left in it.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -28,6 +26,7 @@ FROM_FILE = {
     "top_k": "top_k",
     "top_p": "top_p",
     "min_p": "min_p",
+    "typical_p": "typical_p",
     "repetition_penalty": "repetition_penalty",
     "max_new_tokens": "max_tokens",
 }
@@ -90,8 +89,6 @@ def resolve(
 
 
 def _resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolved:
-    from pellucid.inference.sampling import SamplingParams  # brings torch, which `--help` does not need
-
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, layer in layers:

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pellucid.inference.automaton import ROOT, Automaton
+
 
 class StopText:
     """Lets text through until the first stop string, and holds back whatever may be the beginning of one.
 
     Of several stop strings the one that ends first counts (of those the longest), however the text is cut into pieces.
+    Takes time linear in the text, however many stop strings there are.
     found: the stop string that was met.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+        self._automaton: Automaton[str] | None = Automaton(stops) if stops else None
+        self._node = ROOT
         self._held = ""
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
         """Take the next piece of text; returns what can be shown now. After a stop string nothing more is."""
-        if not self._stops or self.found is not None:
-            return "" if self.found is not None else piece
-        self._held += piece
-        met = [(self._held.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in self._held]
-        if met:
-            end, _, self.found = min(met)
-            return self._let_out(end - len(self.found))
-        return self._let_out(min(self._first_beginning(stop) for stop in self._stops))
+        if self.found is not None:
+            return ""
+        if self._automaton is None:
+            return piece
+        text = self._held + piece
+        for place, character in enumerate(piece, len(self._held) + 1):
+            self._node = self._automaton.step(self._node, character)
+            if length := self._automaton.longest[self._node]:
+                self.found, self._held = text[place - length : place], ""
+                return text[: place - length]
+        shown = len(text) - self._automaton.depth[self._node]
+        self._held = text[shown:]
+        return text[:shown]
 
     def flush(self) -> str:
         """The text has ended: what was held back is no stop string."""
-        return "" if self.found is not None else self._let_out(len(self._held))
-
-    def _first_beginning(self, stop: str) -> int:
-        """The first place from which the held text may go on to become `stop`."""
-        first = max(0, len(self._held) - len(stop) + 1)
-        return next((i for i in range(first, len(self._held)) if stop.startswith(self._held[i:])), len(self._held))
-
-    def _let_out(self, end: int) -> str:
-        out, self._held = self._held[:end], self._held[end:]
-        return out
+        rest, self._held = self._held, ""
+        return rest

@@ -38,3 +38,18 @@ def test_nothing_is_held_back_without_need(text: str) -> None:
     assert StopText(["c"]).push(text) == text
     assert StopText(["abc"]).push("xxab") == "xx"
     assert StopText(["abc"]).push("xxabd") == "xxabd"
+
+
+@given(st.text("abc", max_size=60), st.lists(st.text("abc", min_size=1, max_size=12), max_size=200))
+def test_many_stop_strings_are_found_as_a_few_are(text: str, stops: list[str]) -> None:
+    watch = StopText(stops)
+    shown = "".join(map(watch.push, text)) + watch.flush()
+    assert (shown, watch.found) == cut_at_first_stop(text, stops)
+
+
+def test_text_that_almost_stops_all_the_time_with_a_thousand_stop_strings() -> None:
+    """Looking for each string anew at each letter would take minutes."""
+    watch = StopText(["a" * 50 + f"{number}!" for number in range(1000)])
+    shown = "".join(watch.push("a" * 100) for _ in range(2000))
+    assert len(shown) == 200_000 - 50 and watch.found is None
+    assert watch.push("7!b") == "" and watch.found == "a" * 50 + "7!"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pellucid.layers.positions import Rope
 from pellucid.models.config import ModelConfig
@@ -79,12 +79,16 @@ class ByteTokenizer:
     vocab_size = VOCAB
     bos_id = BOS
     stop_ids = (EOS,)
+    special_tokens: ClassVar[dict[str, int]] = {f"<{BOS}>": BOS, f"<{EOS}>": EOS}
 
     def __init__(self, adds_bos: bool = True) -> None:
         self.adds_bos = adds_bos
 
     def encode(self, text: str, *, allow_special: bool = False, add_bos: bool = False) -> list[int]:
         return [BOS] * add_bos + list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else f"<{token}>".encode()
 
     def decode(self, ids: list[int]) -> str:
         return "".join(pieces(ids))
