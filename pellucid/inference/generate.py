@@ -212,12 +212,12 @@ def run(model: Decoder, tokenizer: Tokenizer, requests: Sequence[Request]) -> It
     longest = max(len(one.prompt) for one in requests)
     cache = model.new_cache(len(requests), longest + max(one.max_tokens for one in requests) - 1)
     hidden, positions = _prefill(model, requests, cache, device)
-    answers = [_Answer(row, one, tokenizer) for row, one in enumerate(requests)]
+    answers = [Answer(row, one, tokenizer) for row, one in enumerate(requests)]
     while True:
         logits = model.logits(hidden[:, -1])  # (B, V): the head reads the last position only
         tokens = sampler(logits[:, :vocab_size], [answer.request.row for answer in answers])  # (B,)
         ids = tokens.tolist()
-        chances = _chances(logits, tokens, answers)
+        chances = chances_of(logits, tokens, answers)
         for answer, token, (logprob, alternatives) in zip(answers, ids, chances, strict=True):
             yield answer.take(token, logprob, alternatives)
         alive = [place for place, answer in enumerate(answers) if not answer.done]
@@ -252,8 +252,8 @@ def _prefill(
     return hidden, positions[:, -1:]
 
 
-def _chances(
-    logits: Tensor, tokens: Tensor, answers: Sequence[_Answer]
+def chances_of(
+    logits: Tensor, tokens: Tensor, answers: Sequence[Answer]
 ) -> list[tuple[float | None, tuple[tuple[int, float], ...]]]:
     """For each row the token's log-probability and the alternatives that it asked for."""
     asked = [answer.request.params.logprobs for answer in answers]
@@ -267,7 +267,7 @@ def _chances(
     ]
 
 
-class _Answer:
+class Answer:
     """The answer to one request while it grows."""
 
     def __init__(self, row: int, request: Request, tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,13 @@ class NativeStep:
     def _attention(self, block: Block, layer: int, x: Tensor, to: Tensor, add: int) -> None:
         c, cache, attention = self.config, self.cache, block.attention
         H, K, D = c.num_heads, c.num_kv_heads, c.head_dim
-        shape = {"heads": H, "kv_heads": K, "dim": D, "block": cache.block_size, "type": TYPES[cache.keys.dtype]}
+        shape: dict[str, Any] = {
+            "heads": H,
+            "kv_heads": K,
+            "dim": D,
+            "block": cache.block_size,
+            "type": TYPES[cache.keys.dtype],
+        }
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
         weight, bias = fused([attention.query, attention.key, attention.value])
         self._linear(weight, bias, x, self.heads)

@@ -1,0 +1,54 @@
+"""How many blocks of cache fit into the memory that is really free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from pellucid.errors import InputError
+from pellucid.models.config import ModelConfig
+
+PART = 0.5  # of the free memory, at most: activations, other programs and what comes later want theirs
+GROUP = Path("/sys/fs/cgroup")  # what a container may use at most
+
+
+def bytes_a_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Of keys and values, over all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had now, without anything being swapped out."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([free, *_left_to_group()])
+
+
+def _left_to_group() -> list[int]:
+    """What the control group of this process may still take; none where there is no limit."""
+    try:
+        limit, used = ((GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return []
+    return [] if limit == "max" else [max(0, int(limit) - int(used))]
+
+
+def blocks_that_fit(config: ModelConfig, dtype: torch.dtype, device: torch.device, block_size: int, most: int) -> int:
+    """How many blocks, `most` at most. Raises `InputError`, with the numbers, where not even a few fit."""
+    a_block = block_size * bytes_a_token(config, dtype)
+    free = free_memory(device)
+    fitting = int(PART * free) // a_block
+    if fitting < 4:
+        raise InputError(
+            f"a block of {block_size} tokens takes {a_block / 2**20:.1f} MiB of cache, and in half of the "
+            f"{free / 2**20:.0f} MiB that are free not even four find room: free some memory, or take a smaller model"
+        )
+    return min(fitting, most)
