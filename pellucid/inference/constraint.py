@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # way makes use of both. Enough for indentation, and more digits than a double or a 64-bit integer has.
 WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 MAX_DIGITS = 24
+# Work that a constraint may cost at its first token, in the library's unit; what is refused takes under half a second.
+MAX_WORK = 300_000
+DEAD_ENDS = ("NoExtension", "NoExtensionBias")
 
 Bits = NDArray[np.uint8]  # (ceil(V / 8),): token i is allowed when bit i % 8 of byte i // 8 is set
 
@@ -43,12 +46,13 @@ class Matcher:
         name = constraint.given()[0]
         self._vocabulary = Vocabulary.of(tokenizer)
         self._matcher = _compile(constraint, _tokenizer(tokenizer, self._vocabulary, frozenset(end_ids)))
-        if error := self._matcher.get_error():
-            raise InputError(f"constraint: the {name} cannot be used: {_in_short(error)}")
         self._numbers = Numbers(self._vocabulary) if name in ("json_schema", "json_object") else None
         self.finished = False
         if not self.allowed().any():
-            raise InputError(f"constraint: no output can meet the {name}: change it")
+            error = _in_short(self._matcher.get_error())
+            if error in DEAD_ENDS:
+                raise InputError(f"constraint: no output can meet the {name}: change it")
+            raise InputError(f"constraint: the {name} cannot be used: {error}")
 
     def allowed(self) -> Bits:
         """The tokens that may come next; none at all where the constraint has led into a dead end."""
@@ -101,7 +105,7 @@ def _without_digits(vocabulary: Vocabulary) -> Bits:
 def _compile(constraint: Constraint, tokenizer: LLTokenizer) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = LLParserLimits(verbose_errors=False)
+    limits = LLParserLimits(initial_lexer_fuel=MAX_WORK, verbose_errors=False)
     try:
         grammar = _grammar(constraint)
     except (ValueError, RecursionError) as error:
@@ -118,7 +122,8 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.grammar is not None:
         return LLMatcher.grammar_from_lark(constraint.grammar)
     if constraint.choice is not None:
-        return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, constraint.choice)))
+        # A name in capitals is one regular expression, which takes thousands of texts where a rule takes two thousand.
+        return LLMatcher.grammar_from_lark("start: TEXT\nTEXT: " + " | ".join(map(json.dumps, constraint.choice)))
     schema: Any = {"type": "object"} if constraint.json_object else constraint.json_schema
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
@@ -132,19 +137,27 @@ def _in_short(error: str) -> str:
 
 
 class _Vocabulary:
-    """A vocabulary as the library asks for it."""
+    """A vocabulary as the library asks for it.
+
+    Where the constraint leaves one way to go on, the library has its text written in the tokens that the tokenizer
+    gives it, as the model knows it from training.
+    """
 
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
         self._tokenizer = weakref.ref(tokenizer)  # what is kept beside the vocabulary must not keep its tokenizer
+        self._vocabulary = vocabulary
         self.tokens = vocabulary.bytes
         self.special_token_ids = sorted(vocabulary.special.union(ends))  # these never stand for their text
         self.eos_token_id = ends[0]
 
     def __call__(self, text: str) -> list[int]:
         tokenizer = self._tokenizer()
-        return [] if tokenizer is None else tokenizer.encode(text)
+        ids = [] if tokenizer is None else tokenizer.encode(text)
+        # A tokenizer may put a space before a text, or write it in lower case: then its tokens are not the text's.
+        exact = b"".join(map(self.tokens.__getitem__, ids)) == text.encode()
+        return ids if exact else self._vocabulary.spell(text.encode())
 
 
 def _tokenizer(tokenizer: Tokenizer, vocabulary: Vocabulary, end_ids: frozenset[int]) -> LLTokenizer:

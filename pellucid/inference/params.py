@@ -12,7 +12,8 @@ from pellucid.errors import InputError, from_validation
 
 MAX_STOPS = 1024  # stop strings of one request
 MAX_BAD_WORDS = 256  # each of them costs a look at the whole vocabulary
-MAX_LETTERS = 65_536  # of all stop strings, or of all bad words
+MAX_CHOICES = 4096
+MAX_LETTERS = 65_536  # of all stop strings, of all bad words, of all choices
 MAX_ANSWERS = 128  # of one prompt, as OpenAI's API has it
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -42,6 +43,7 @@ class Constraint(BaseModel):
             raise ValueError(f"a constraint is one of {', '.join(type(self).model_fields)}, and this one has {named}")
         if self.choice is not None and (not self.choice or "" in self.choice):
             raise ValueError("a choice needs at least one text, and none of them empty")
+        _few("choices", self.choice or (), MAX_CHOICES)
         return self
 
     def given(self) -> list[str]:

@@ -75,6 +75,21 @@ class Vocabulary:
         places = [found.start() for found in re.finditer(b"(?=" + re.escape(part) + b")", self._joined)]
         return np.unique(np.searchsorted(self._starts, places, side="right") - 1)
 
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {piece: token for token, piece in enumerate(self.bytes) if piece and token not in self.special}
+
+    def spell(self, text: bytes) -> list[int]:
+        """`text` in tokens, the longest that fits each time; bytes that no token has are passed over."""
+        longest, ids, start = max(map(len, self._ids)), [], 0
+        while start < len(text):
+            ends = range(min(len(text), start + longest), start, -1)
+            end = next((end for end in ends if text[start:end] in self._ids), start)
+            if end > start:
+                ids.append(self._ids[text[start:end]])
+            start = max(end, start + 1)
+        return ids
+
 
 _known: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
 

@@ -55,3 +55,17 @@ def test_a_vocabulary_finds_by_beginning_and_by_part(text: str) -> None:
     starting = [token for token, piece in pieces.items() if piece.startswith(part)]
     assert sorted(vocabulary.beginning_with(part).tolist()) == starting
     assert vocabulary.containing(part).tolist() == [token for token, piece in pieces.items() if part in piece]
+
+
+@given(st.text('abcé{":', max_size=12))
+def test_a_vocabulary_spells_a_text_in_its_longest_tokens(text: str) -> None:
+    ids = Vocabulary.of(TOKENIZER).spell(text.encode())
+    assert b"".join(map(TOKENIZER.token_bytes, ids)) == b"".join(
+        bytes([byte]) for byte in text.encode() if bytes([byte]) in TOKENIZER.tokens
+    )
+    assert TOKENIZER.end not in ids
+
+
+def test_the_longest_token_goes_first() -> None:
+    spelt = Vocabulary.of(TOKENIZER).spell(b"abcab")
+    assert [TOKENIZER.token_bytes(token) for token in spelt] == [b"abc", b"ab"]

@@ -146,7 +146,7 @@ def test_digits_in_a_string_are_not_counted_and_numbers_that_must_be_long_may_be
         ({"json_schema": {"type": "string", "pattern": "("}}, "json_schema"),
         ({"json_schema": {"$ref": "http://example.com/schema.json"}}, "json_schema"),
         ({"regex": "("}, "regex"),
-        ({"regex": "(a{1000}){1000}{1000}"}, "regex"),
+        ({"json_schema": {"anyOf": [{"properties": {f"p{number}": {}}} for number in range(2000)]}}, "json_schema"),
         ({"regex": r"[^\s\S]"}, "regex"),
         ({"grammar": "start: unknown"}, "grammar"),
         ({"grammar": ""}, "grammar"),
@@ -174,6 +174,11 @@ def test_a_letter_that_no_token_writes_is_a_dead_end_that_is_said() -> None:
     one = row({"regex": "[ab]{3}€"}, temperature=0)
     with pytest.raises(NoToken, match="leaves no token"):
         answer(one, weights)
+
+
+def test_a_constraint_that_costs_too_much_on_the_way_is_said() -> None:
+    with pytest.raises(NoToken, match="leaves no token"):
+        answer(row({"regex": "(a{1000}){1000}{1000}"}, temperature=0), torch.zeros(TOKENIZER.vocab_size))
 
 
 def test_rows_with_and_without_constraints_mix() -> None:
@@ -219,6 +224,24 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"pip install 'pellucid\[structured\]'"):
         row({"regex": "a"}, WordTokenizer())
+
+
+class SpacedTokenizer(WordTokenizer):
+    """Puts a space before every text, as SentencePiece does."""
+
+    def encode(self, text: str, *, allow_special: bool = False, add_bos: bool = False) -> list[int]:
+        return super().encode(f" {text}")
+
+
+def test_text_that_is_forced_is_spelt_as_it_is_whatever_the_tokenizer_adds() -> None:
+    text, ended = answer(row({"regex": "(ab|ca)true,name"}, SpacedTokenizer(), seed=1), random_weights(1))
+    assert ended and text in ("abtrue,name", "catrue,name")
+
+
+def test_thousands_of_choices() -> None:
+    choice = [f"a{number}" for number in range(4000)]
+    text, ended = answer(row({"choice": choice}, seed=1), random_weights(1))
+    assert ended and text in choice
 
 
 def test_the_tokenizer_is_handed_over_once_and_let_go() -> None:

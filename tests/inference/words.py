@@ -26,7 +26,8 @@ class WordTokenizer:
         return piece
 
     def encode(self, text: str, *, allow_special: bool = False, add_bos: bool = False) -> list[int]:
-        return [self.tokens.index(bytes([byte])) for byte in text.encode()]
+        single = [bytes([byte]) for byte in text.encode()]
+        return [self.tokens.index(piece) for piece in single if piece in self.tokens]
 
     def decode(self, ids: list[int]) -> str:
         return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
