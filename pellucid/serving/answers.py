@@ -18,7 +18,9 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+# "error": no token could be drawn, such as where a constraint has led into a dead end; finish_detail says why.
+FinishReason = Literal["stop", "length", "tool_calls", "error"]
+FinishDetail = str | int | None  # the stop string, the id of the stop token, "max_tokens", "context" or "constraint"
 
 
 class CompletionLogprobs(BaseModel):
@@ -35,6 +37,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    finish_detail: FinishDetail = None
 
 
 class Completion(BaseModel):
@@ -89,6 +92,7 @@ class ChatChoice(BaseModel):
     message: Answer
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    finish_detail: FinishDetail = None
 
 
 class ChatCompletion(BaseModel):
@@ -105,6 +109,7 @@ class ChunkChoice(BaseModel):
     delta: Answer
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    finish_detail: FinishDetail = None
 
 
 class ChatChunk(BaseModel):

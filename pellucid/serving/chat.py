@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pellucid.errors import InputError
 from pellucid.serving.answers import (
@@ -42,6 +42,7 @@ class Piece:
     deltas: list[Answer]
     logprobs: list[ChatLogprob] | None
     finish_reason: FinishReason | None
+    finish_detail: str | int | None
 
 
 async def complete(service: Service, asked: ChatAsked) -> ChatCompletion:
@@ -79,7 +80,7 @@ async def parts(service: Service, asked: ChatAsked) -> AsyncGenerator[ChatChunk,
                 yield head.chunk(event.index, delta, logprobs)
                 logprobs = None  # they go with the first part
             if piece.finish_reason is not None:
-                yield head.chunk(event.index, Answer(), reason=piece.finish_reason)
+                yield head.chunk(event.index, Answer(), end=(piece.finish_reason, piece.finish_detail))
     if head.counts:
         yield head.last(usage([ask.prompt], drawn))
 
@@ -176,12 +177,12 @@ class Speaker:
             if event.finish_reason is not None:
                 found += self._parser.finish()
         logprobs = None
-        if self._scored:
+        if self._scored and event.finish_reason != "error":
             logprobs = [in_chat(self._tokenizer, Scored(event.token_id, event.logprob, event.alternatives))]
-        reason: FinishReason | None = event.finish_reason
+        reason = cast("FinishReason | None", event.finish_reason)
         if reason == "stop" and self._parser is not None and self._parser.called:
             reason = "tool_calls"
-        return Piece([self._delta(one) for one in found], logprobs, reason)
+        return Piece([self._delta(one) for one in found], logprobs, reason, event.finish_detail)
 
     def _delta(self, found: str | Call) -> Answer:
         if isinstance(found, str):
@@ -216,6 +217,7 @@ def _whole(index: int, pieces: Sequence[Piece]) -> ChatChoice:
         message=message,
         logprobs=ChatLogprobs(content=[entry for entries in scored for entry in entries]) if scored else None,
         finish_reason=reason,
+        finish_detail=pieces[-1].finish_detail,
     )
 
 
@@ -229,10 +231,17 @@ class Head:
         self._model = service.settings.name
 
     def chunk(
-        self, index: int, delta: Answer, logprobs: list[ChatLogprob] | None = None, reason: FinishReason | None = None
+        self,
+        index: int,
+        delta: Answer,
+        logprobs: list[ChatLogprob] | None = None,
+        end: tuple[FinishReason | None, str | int | None] = (None, None),
     ) -> ChatChunk:
         scored = None if logprobs is None else ChatLogprobs(content=logprobs)
-        return self._of([ChunkChoice(index=index, delta=delta, logprobs=scored, finish_reason=reason)], None)
+        choice = ChunkChoice(index=index, delta=delta, logprobs=scored, finish_reason=end[0])
+        if end[0] is not None:
+            choice.finish_detail = end[1]
+        return self._of([choice], None)
 
     def last(self, counted: Usage) -> ChatChunk:
         return self._of([], counted)

@@ -6,13 +6,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pellucid.errors import InputError
-from pellucid.serving.answers import Completion, CompletionChoice, Usage
+from pellucid.serving.answers import Completion, CompletionChoice, FinishReason, Usage
 from pellucid.serving.api import CompletionAsked
 from pellucid.serving.logprobs import CompletionTable, Scored, joined
-from pellucid.serving.loop import Ask
+from pellucid.serving.loop import Ask, answers_of
 from pellucid.serving.service import Service, usage
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ DEFAULTS = {"max_tokens": 16}  # as OpenAI's API has it
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that has been understood. candidates: answers drawn for each prompt, of which `n` are given."""
+    """A request that has been understood. n: answers to each prompt."""
 
     asks: list[Ask]
     unwritten: list[int]  # tokens at the beginning of each prompt that its text does not show: a BOS that was added
     n: int
-    candidates: int
 
     @property
     def prompts(self) -> list[Sequence[int]]:
@@ -44,14 +43,12 @@ async def complete(service: Service, asked: CompletionAsked) -> Completion:
         async for number, event in events:
             answers.take(number, event)
     head = Head(service, asked)
-    return head.part(answers.best(), usage(plan.prompts, answers.drawn))
+    return head.part(answers.whole(), usage(plan.prompts, answers.drawn))
 
 
 async def parts(service: Service, asked: CompletionAsked) -> AsyncGenerator[Completion, None]:
     """The answer, part by part; with `include_usage` a last one that counts the tokens."""
     plan = await prepare(service, asked)
-    if plan.candidates > plan.n:
-        raise InputError("best_of is known only at the end: ask without 'stream', or without 'best_of'")
     answers = Answers(service.tokenizer, asked, plan)
     head = Head(service, asked)
     async with service.loop.ask(plan.asks) as events:
@@ -68,24 +65,22 @@ async def prepare(service: Service, asked: CompletionAsked) -> Plan:
         if not asked.echo:
             raise InputError("max_tokens = 0 gives no answer: give at least 1, or 'echo' to have the prompt scored")
         wanted["max_tokens"] = 1  # its token is thrown away
-    n = asked.n or 1
-    candidates = n if asked.best_of is None else asked.best_of
-    if candidates < n:
-        raise InputError(f"best_of = {candidates} is less than n = {n}: draw at least what is to be given")
-    wanted["n"] = candidates
-    if asked.logprobs is not None or candidates > n:
-        wanted["logprobs"] = asked.logprobs or 0
-    if asked.logprobs is not None and asked.echo:
-        wanted["prompt_logprobs"] = asked.logprobs
+    if asked.best_of is not None:
+        if asked.stream:
+            raise InputError("best_of is known only at the end: ask without 'stream', or without 'best_of'")
+        wanted["best_of"] = asked.best_of
+    if asked.logprobs is not None:
+        wanted["logprobs"] = asked.logprobs
+        wanted["prompt_logprobs"] = asked.logprobs if asked.echo else None
     params = service.sampling(wanted, DEFAULTS).params
     given = _as_list(asked.prompt)
-    service.loop.check_room(len(given) * candidates)
+    service.loop.check_room(len(given) * answers_of(params))
     prompts = await service.in_text_thread(lambda: [_ids(service.tokenizer, one) for one in given])
     for number, ids in enumerate(prompts, 1):
         service.check_prompt(ids, f"prompt {number}" if len(prompts) > 1 else "the prompt")
     added = service.tokenizer.adds_bos
     unwritten = [int(added and isinstance(one, str)) for one in given]
-    return Plan([Ask(ids, params) for ids in prompts], unwritten, n, candidates)
+    return Plan([Ask(ids, params) for ids in prompts], unwritten, params.n)
 
 
 def _as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | list[int]]:
@@ -105,56 +100,63 @@ def _ids(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
     return prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
 
 
+class Written(NamedTuple):
+    """What one event adds to an answer."""
+
+    text: str
+    scored: list[Scored]
+    reason: FinishReason | None
+    detail: str | int | None
+
+
 class Answers:
-    """All answers to a request while they come. drawn: tokens so far, of those too that are not given."""
+    """All answers to a request while they come. drawn: tokens so far."""
 
     def __init__(self, tokenizer: Tokenizer, asked: CompletionAsked, plan: Plan) -> None:
         self.drawn = 0
         self._tokenizer, self._asked, self._plan = tokenizer, asked, plan
         self._prompts: dict[int, list[Scored]] = {}  # by the prompt's number
-        self._tables: dict[tuple[int, int], CompletionTable] = {}  # by the prompt's number and the answer's index
-        self._parts: dict[tuple[int, int], list[CompletionChoice]] = {}
-        self._scores: dict[tuple[int, int], list[float]] = {}
+        self._tables: dict[int, CompletionTable] = {}  # by the answer's index, as what follows
+        self._parts: dict[int, list[CompletionChoice]] = {}
 
     def take(self, number: int, event: Event) -> CompletionChoice:
-        """The next part of an answer."""
-        key = (number, event.index)
-        first = key not in self._parts
+        """The next part of an answer to prompt `number`: the first one begins with the prompt, where it is echoed."""
+        index = number * self._plan.n + event.index
         if event.prompt_logprobs is not None:
             self._prompts[number] = scored_prompt(self._plan.asks[number].prompt, event)
-        text, scored, reason = (
-            event.text,
-            [Scored(event.token_id, event.logprob, event.alternatives)],
-            event.finish_reason,
-        )
-        if self._asked.max_tokens == 0:
-            text, scored, reason = "", [], "length"
-        else:
-            self.drawn += 1
-        self._scores.setdefault(key, []).append(event.logprob or 0.0)
-        echoed = self._prompts.get(number, []) if first and self._asked.echo else []
-        if first and self._asked.echo:
-            text = self._tokenizer.decode(self._plan.asks[number].prompt[self._plan.unwritten[number] :]) + text
+        echoed = bool(self._asked.echo) and index not in self._parts
+        written = self._written(event)
         table = None
         if self._asked.logprobs is not None:
-            builder = self._tables.setdefault(key, CompletionTable(self._tokenizer))
-            table = builder.add([*echoed, *scored], unwritten=self._plan.unwritten[number] if echoed else 0)
+            prompt = self._prompts[number] if echoed else []
+            builder = self._tables.setdefault(index, CompletionTable(self._tokenizer))
+            table = builder.add([*prompt, *written.scored], unwritten=self._plan.unwritten[number] if echoed else 0)
         part = CompletionChoice(
-            index=number * self._plan.n + event.index, text=text, logprobs=table, finish_reason=reason
+            index=index,
+            text=self._echo(number) + written.text if echoed else written.text,
+            logprobs=table,
+            finish_reason=written.reason,
+            finish_detail=written.detail,
         )
-        self._parts.setdefault(key, []).append(part)
+        self._parts.setdefault(index, []).append(part)
         return part
 
-    def best(self) -> list[CompletionChoice]:
-        """The whole answers: of each prompt's candidates the `n` whose tokens are the most likely on average."""
-        chosen = []
-        for number in range(len(self._plan.asks)):
-            keys = sorted(key for key in self._parts if key[0] == number)
-            if len(keys) > self._plan.n:
-                keys.sort(key=lambda key: -sum(self._scores[key]) / len(self._scores[key]))
-            for place, key in enumerate(keys[: self._plan.n]):
-                chosen.append(_whole(number * self._plan.n + place, self._parts[key]))
-        return chosen
+    def whole(self) -> list[CompletionChoice]:
+        """The answers, each in one piece."""
+        return [_joined(self._parts[index]) for index in sorted(self._parts)]
+
+    def _written(self, event: Event) -> Written:
+        if self._asked.max_tokens == 0:
+            return Written("", [], "length", "max_tokens")
+        if event.finish_reason == "error":  # no token could be drawn
+            return Written(event.text, [], "error", event.finish_detail)
+        self.drawn += 1
+        scored = Scored(event.token_id, event.logprob, event.alternatives)
+        reason = cast("FinishReason | None", event.finish_reason)
+        return Written(event.text, [scored], reason, event.finish_detail)
+
+    def _echo(self, number: int) -> str:
+        return self._tokenizer.decode(self._plan.asks[number].prompt[self._plan.unwritten[number] :])
 
 
 def scored_prompt(prompt: Sequence[int], event: Event) -> list[Scored]:
@@ -165,13 +167,14 @@ def scored_prompt(prompt: Sequence[int], event: Event) -> list[Scored]:
     return [first, *rest]
 
 
-def _whole(index: int, pieces: Sequence[CompletionChoice]) -> CompletionChoice:
-    tables = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+def _joined(parts: Sequence[CompletionChoice]) -> CompletionChoice:
+    tables = [part.logprobs for part in parts if part.logprobs is not None]
     return CompletionChoice(
-        index=index,
-        text="".join(piece.text for piece in pieces),
+        index=parts[-1].index,
+        text="".join(part.text for part in parts),
         logprobs=joined(tables) if tables else None,
-        finish_reason=pieces[-1].finish_reason,
+        finish_reason=parts[-1].finish_reason,
+        finish_detail=parts[-1].finish_detail,
     )
 
 

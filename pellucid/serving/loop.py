@@ -110,7 +110,7 @@ class EngineLoop:
         Raises what `check_room` does, and the engine's `InputError` for a prompt that it cannot answer; the iterator
         raises `ApiError` (408) when the time is over, and `PellucidError` when the engine fails.
         """
-        answers = sum(one.params.n for one in asks)
+        answers = sum(answers_of(one.params) for one in asks)
         self.check_room(answers)
         self.under_way += answers
         pending = Pending(asks, asyncio.Queue(), time.perf_counter())
@@ -120,7 +120,7 @@ class EngineLoop:
             accepted = await pending.inbox.get()
             if isinstance(accepted, PellucidError):
                 raise accepted
-            yield _events(pending.inbox, answers)
+            yield _events(pending.inbox, sum(one.params.n for one in asks))
         finally:
             timer.cancel()
             self.under_way -= answers
@@ -213,6 +213,11 @@ class EngineLoop:
     def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
         if items and not self._home.is_closed():
             self._home.call_soon_threadsafe(_put, items)
+
+
+def answers_of(params: SamplingParams) -> int:
+    """How many answers are drawn for one prompt."""
+    return params.n if params.best_of is None else params.best_of
 
 
 def said(error: Exception) -> PellucidError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
@@ -79,12 +79,17 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+# Of the engine's numbers, those that only grow
+COUNTED = {"steps", "tokens_read", "tokens_drawn", "prefix_queries", "prefix_hits", "preemptions"}
+
+
 class _EngineNumbers:
-    """Gauges `pellucid_engine_*`, one for each of the engine's numbers."""
+    """`pellucid_engine_*`: a gauge or a counter for each of the engine's numbers."""
 
     def __init__(self, numbers: Callable[[], Mapping[str, float]]) -> None:
         self._numbers = numbers
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         for name, value in self._numbers().items():
-            yield GaugeMetricFamily(f"pellucid_engine_{name}", f"The engine's {name.replace('_', ' ')}.", value=value)
+            kind = CounterMetricFamily if name in COUNTED else GaugeMetricFamily
+            yield kind(f"pellucid_engine_{name}", f"The engine's {name.replace('_', ' ')}.", value=value)

@@ -14,7 +14,7 @@ from typing import Any
 from pellucid.serving.app import create_app
 from pellucid.serving.run import listen, server
 from pellucid.serving.service import Service, Settings
-from tests.serving.stand_in import Engine
+from tests.serving.stand_in import Engine, Scripted
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Reply:
 @dataclass
 class Live:
     port: int
-    engine: Engine
+    engine: Engine | Scripted
     service: Service
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Live:
 
 
 @contextmanager
-def serving(engine: Engine, **settings: Any) -> Iterator[Live]:
+def serving(engine: Engine | Scripted, **settings: Any) -> Iterator[Live]:
     """A live server of `engine`; afterwards nothing may be left under way on it."""
     listening = listen("127.0.0.1", 0)
     app = create_app(engine, Settings(**{"name": "tiny", **settings}))
@@ -95,6 +95,7 @@ def serving(engine: Engine, **settings: Any) -> Iterator[Live]:
     try:
         yield Live(listening.getsockname()[1], engine, app.state.service)
         until(lambda: not engine.busy and app.state.service.loop.under_way == 0)
+        assert engine.stats()["blocks_used"] == 0
     finally:
         web.should_exit = True
         thread.join(20)

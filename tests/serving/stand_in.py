@@ -1,15 +1,13 @@
-"""Two engines of little code: one over the reference generator, and one that says what it is told to."""
+"""An engine that says what it is told to, and a real one over a tiny model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from pellucid.errors import InputError
-from pellucid.inference.generate import stream
+from pellucid.inference.engine import Engine, Event
 from pellucid.inference.params import SamplingParams
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
@@ -43,24 +41,20 @@ def tiny_decoder(max_positions: int = 256) -> Decoder:
     return Decoder(config, seed=0).eval()
 
 
-class Event(NamedTuple):
-    id: int
-    index: int
-    token_id: int
-    text: str
-    logprob: float | None
-    alternatives: Sequence[tuple[int, float]]
-    finish_reason: str | None
-    finish_detail: str | int | None
-    prompt_logprobs: Sequence[tuple[float, Sequence[tuple[int, float]]]] | None = None
+def tiny_engine(max_positions: int = 256) -> Engine:
+    """A real engine, whose cache is small enough to be full now and then."""
+    return Engine(tiny_decoder(max_positions), chat_tokenizer(), num_blocks=40, max_sequences=8, max_tokens_per_step=64)
 
 
-class Engine:
-    """What both have in common: requests by number, each with an iterator of events for each of its answers."""
+class Scripted:
+    """`script` gives the text of an answer from the text of its prompt; a token a step, and `seconds` for a step."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, vocab_size: int) -> None:
-        self.tokenizer, self.max_length, self.vocab_size = tokenizer, max_length, vocab_size
-        self.model_name = "tiny"
+    def __init__(
+        self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0
+    ) -> None:
+        self.tokenizer, self.max_length, self.vocab_size = tokenizer or chat_tokenizer(), 4096, 272
+        self._script = script if callable(script) else lambda _: str(script)
+        self._seconds = seconds
         self.added = self.aborted = 0
         self.steps = 0
         self._under_way: dict[int, dict[int, Iterator[Event]]] = {}  # by request, by index of the answer
@@ -86,6 +80,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         self.steps += 1
+        time.sleep(self._seconds)
         events = [next(answer) for answers in self._under_way.values() for answer in answers.values()]
         for event in events:
             if event.finish_reason is not None:
@@ -93,63 +88,6 @@ class Engine:
                 if not self._under_way[event.id]:
                     del self._under_way[event.id]
         return events
-
-    def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
-        raise NotImplementedError
-
-
-class Reference(Engine):
-    """Over `stream`."""
-
-    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer, model.config.max_positions, model.config.vocab_size)
-        self._model = model
-
-    def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
-        scores = None if params.prompt_logprobs is None or index else self._scores(prompt, params.prompt_logprobs)
-        own = {"n": 1, "best_of": None, "prompt_logprobs": None}
-        if params.seed is not None:
-            own["seed"] = params.seed + index
-        events = stream(self._model, self.tokenizer, [prompt], params.with_(own))  # raises here, not at the first step
-        return (
-            Event(
-                number,
-                index,
-                event.token_id,
-                event.text,
-                event.logprob,
-                event.alternatives,
-                event.finish_reason,
-                event.finish_detail,
-                scores if place == 0 else None,
-            )
-            for place, event in enumerate(events)
-        )
-
-    @torch.inference_mode()
-    def _scores(self, prompt: list[int], count: int) -> list[tuple[float, list[tuple[int, float]]]]:
-        chances = self._model(torch.tensor([prompt]))[0].float().log_softmax(-1)
-        scores = []
-        for place, token in enumerate(prompt[1:]):
-            best = chances[place].topk(count)
-            top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-            scores.append((chances[place, token].item(), top))
-        return scores
-
-
-class Scripted(Engine):
-    """`script` gives the text of an answer from the text of its prompt; a token a step, and `seconds` for a step."""
-
-    def __init__(
-        self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0
-    ) -> None:
-        super().__init__(tokenizer or chat_tokenizer(), 4096, 272)
-        self._script = script if callable(script) else lambda _: str(script)
-        self._seconds = seconds
-
-    def step(self) -> list[Event]:
-        time.sleep(self._seconds)
-        return super().step()
 
     def answer(self, number: int, index: int, prompt: list[int], params: SamplingParams) -> Iterator[Event]:
         end = self.tokenizer.eos_id

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serving.live import Live, serving
-from tests.serving.stand_in import Reference, chat_tokenizer, tiny_decoder
+from tests.serving.stand_in import tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,7 +21,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with serving(Reference(tiny_decoder(96), chat_tokenizer()), max_answers=16, max_body=2**20) as live:
+    with serving(tiny_engine(96), max_answers=16, max_body=2**20) as live:
         yield live
         assert live.chat(max_tokens=2).status == 200
 

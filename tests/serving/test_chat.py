@@ -10,7 +10,7 @@ import pytest
 
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.serving.live import Reply, serving
-from tests.serving.stand_in import Reference, Scripted, chat_tokenizer, tiny_decoder
+from tests.serving.stand_in import Scripted, chat_tokenizer, tiny_engine
 
 TOOL = {
     "type": "function",
@@ -57,6 +57,7 @@ def test_the_template_is_what_the_model_reads() -> None:
             "message": {"role": "assistant", "content": "Hello."},
             "logprobs": None,
             "finish_reason": "stop",
+            "finish_detail": chat_tokenizer().eos_id,
         }
     ]
     assert answer["usage"]["completion_tokens"] == len(chat_tokenizer().encode("Hello.")) + 1  # and the end
@@ -183,7 +184,7 @@ def test_a_schema_is_met(one_thread: None) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "ab", "schema": schema}}
-    with serving(Reference(tiny_decoder(), chat_tokenizer())) as live:
+    with serving(tiny_engine()) as live:
         for seed in range(3):
             (choice,) = live.chat(response_format=form, seed=seed, max_tokens=150).json["choices"]
             assert choice["finish_reason"] == "stop"

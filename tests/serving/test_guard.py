@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.serving.live import serving
-from tests.serving.stand_in import Reference, Scripted, chat_tokenizer, tiny_decoder
+from tests.serving.stand_in import Scripted, tiny_engine
 
 OURS = "http://studio.example"
 
@@ -115,7 +115,7 @@ def test_metrics_count_what_happened() -> None:
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     """Whatever the OpenAPI document allows, and much that it does not, is answered as it says."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-    with serving(Reference(tiny_decoder(), chat_tokenizer())) as live:
+    with serving(tiny_engine()) as live:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{live.port}/openapi.json"]
         done = subprocess.run(
             [*command, "--checks", checks, "--max-examples", "20", "--seed", "1"],

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.serving.live import Live, serving
-from tests.serving.stand_in import Reference, chat_tokenizer, tiny_decoder
+from tests.serving.stand_in import tiny_engine
 
 WORDS = ["the", "one", "in", "on", "12", "the", "end", "é", "世"]
 
@@ -69,14 +69,14 @@ def rounds(live: Live, clients: int, requests: int, seed: int) -> Counter[int]:
 
 
 def test_a_short_soak(one_thread: None) -> None:
-    with serving(Reference(tiny_decoder(), chat_tokenizer()), max_answers=12) as live:
+    with serving(tiny_engine(), max_answers=12) as live:
         statuses = rounds(live, clients=8, requests=20, seed=0)
     assert set(statuses) <= {200, 400, 404, 429} and statuses[200] > 20 and statuses[400] > 5
 
 
 @pytest.mark.slow
 def test_a_long_soak(one_thread: None) -> None:
-    with serving(Reference(tiny_decoder(), chat_tokenizer()), max_answers=12) as live:
+    with serving(tiny_engine(), max_answers=12) as live:
         rounds(live, clients=8, requests=100, seed=0)
         gc.collect()
         before = psutil.Process().memory_info().rss
