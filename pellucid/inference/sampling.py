@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from pellucid.inference.params import SamplingParams as SamplingParams
 from pellucid.inference.rows import Row
 
 FLOAT = torch.finfo(torch.float32)
+
+# What a row draws from: the largest logits; all chances, or those that are typical; all of them, sorted; the largest
+# chances, if need be together with the sum of all
+Way = Literal["greedy", "all", "typical", "sorted", "largest", "nucleus"]
 
 
 class NoToken(PellucidError):
@@ -48,21 +53,21 @@ class _Filters:
 class _Group:
     """Rows that are drawn in one way. The way is a matter of the row alone, so that its rounding is too."""
 
-    way: str
+    way: Way
     places: list[int]
     index: Tensor | None  # of the places; None: all rows of the step
     filters: _Filters
 
 
-def _way(params: SamplingParams) -> str:
+def _way(params: SamplingParams) -> Way:
     """What must be known of a distribution to draw from it."""
     if params.temperature < FLOAT.tiny:  # 0, or what float32 has no number for
         return "greedy"
     others = params.top_k or params.top_p < 1 or params.min_p
     if params.typical_p < 1:
-        return "all, sorted" if others else "all"
+        return "sorted" if others else "typical"
     if params.top_p < 1 and not params.top_k:
-        return "largest, and the sum of all"
+        return "nucleus"
     return "largest" if others else "all"
 
 
@@ -85,9 +90,9 @@ class _Plan:
             self.bias_index = (torch.tensor(places, device=device), torch.tensor(ids, device=device))
             self.bias = torch.tensor(values, dtype=torch.float32, device=device)
         ways = [_way(row.params) for row in rows]
-        self.groups = [self._group(way, ways, device) for way in sorted(set(ways) - {"greedy"})]
+        self.groups = [self._group(way, ways, device) for way in dict.fromkeys(ways) if way != "greedy"]
 
-    def _group(self, way: str, ways: Sequence[str], device: torch.device) -> _Group:
+    def _group(self, way: Way, ways: Sequence[Way], device: torch.device) -> _Group:
         places = [place for place, one in enumerate(ways) if one == way]
         asked = [self.rows[place].params for place in places]
 
@@ -95,7 +100,6 @@ class _Plan:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
         off = 2.0  # more than all chances together
-        typical = any(one.typical_p < 1 for one in asked)
         return _Group(
             way,
             places,
@@ -105,7 +109,7 @@ class _Plan:
                 torch.tensor([one.top_k or filters.ALL for one in asked], device=device),
                 column([one.top_p if one.top_p < 1 else off for one in asked]),
                 column([one.min_p for one in asked]),
-                column([one.typical_p if one.typical_p < 1 else off for one in asked]) if typical else None,
+                column([one.typical_p for one in asked]) if way in ("typical", "sorted") else None,
             ),
         )
 
@@ -193,16 +197,16 @@ class Sampler:
         numbers = [torch.rand((), dtype=torch.float64, generator=row.generator).item() for row in rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         asked = group.filters
-        if group.way == "all":
+        if group.way in ("all", "typical"):
             chances = filters.chances(scores, asked.heat)
             if asked.typical_p is not None:
                 chances = chances.where(filters.in_typical(chances, asked.typical_p), 0.0)
             return filters.draw(chances, uniforms)
-        most = self.vocab_size if group.way == "all, sorted" else filters.GUESS
-        return _among(scores, most, asked, uniforms, group.way == "largest, and the sum of all")
+        most = self.vocab_size if group.way == "sorted" else filters.GUESS
+        return _among(scores, most, asked, uniforms, summed=group.way == "nucleus")
 
 
-def _among(scores: Tensor, most: int, asked: _Filters, uniforms: Tensor, summed: bool) -> Tensor:
+def _among(scores: Tensor, most: int, asked: _Filters, uniforms: Tensor, *, summed: bool) -> Tensor:
     """A token of each row, of those among its `most` likely ones that pass the filters.
 
     Where more may pass, the row is drawn again among more. summed: chances are those among all tokens, not among the
@@ -218,7 +222,7 @@ def _among(scores: Tensor, most: int, asked: _Filters, uniforms: Tensor, summed:
     if most >= scores.shape[-1] or not more.any():
         return drawn
     again = more.nonzero()[:, 0]
-    farther = _among(scores[again], filters.FARTHER * most, asked.of(again), uniforms[again], summed)
+    farther = _among(scores[again], filters.FARTHER * most, asked.of(again), uniforms[again], summed=summed)
     return drawn.index_copy(0, again, farther)
 
 

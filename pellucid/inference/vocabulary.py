@@ -71,8 +71,8 @@ class Vocabulary:
 
     def containing(self, part: bytes) -> NDArray[np.int64]:
         """The ids of the tokens that contain these bytes, which are not empty and part of a UTF-8 text."""
-        # A look-ahead takes no bytes, so that no place is passed over.
-        places = [found.start() for found in re.finditer(b"(?=" + re.escape(part) + b")", self._joined)]
+        # A place that overlaps one that was found is passed over: it is in the same token.
+        places = [found.start() for found in re.finditer(re.escape(part), self._joined)]
         return np.unique(np.searchsorted(self._starts, places, side="right") - 1)
 
     @cached_property

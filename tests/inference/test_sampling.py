@@ -288,3 +288,21 @@ def test_half_precision_logits_are_taken() -> None:
 def test_text_features_need_the_tokenizer() -> None:
     with pytest.raises(InputError, match="tokenizer"):
         new_row(SamplingParams(bad_words="a"), [], VOCAB)
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_what_the_processor_draws() -> None:
+    fields = [
+        {"temperature": 0},
+        {"repetition_penalty": 1.3, "logit_bias": {3: 2.0}},
+        {"top_k": 20, "top_p": 0.9},
+        {"top_p": 0.7},
+        {"typical_p": 0.8, "bad_words": ["a"]},
+    ]
+    logits = random_logits(0, rows=len(fields))
+    drawn = []
+    for device in ("cpu", "cuda"):
+        rows = [row([1, 2], seed=5, **asked) for asked in fields]
+        sampler = Sampler(VOCAB, device)
+        drawn.append([sampler(logits.to(device), rows).tolist() for _ in range(5)])
+    assert drawn[0] == drawn[1]
