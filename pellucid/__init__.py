@@ -7,6 +7,7 @@ Importing it is instant: what needs PyTorch is imported when it is first asked f
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,22 @@ from pellucid.errors import InputError, PellucidError
 
 if TYPE_CHECKING:
     from pellucid.checkpoints.load import load
+    from pellucid.inference.llm import LLM
+    from pellucid.inference.params import SamplingParams
 
-__all__ = ["InputError", "PellucidError", "__version__", "load"]
+__all__ = ["LLM", "InputError", "PellucidError", "SamplingParams", "__version__", "load"]
 __version__ = version("pellucid")
+
+
+HOMES = {
+    "load": "pellucid.checkpoints.load",
+    "LLM": "pellucid.inference.llm",
+    "SamplingParams": "pellucid.inference.params",
+}
 
 
 def __getattr__(name: str) -> Any:
     """PEP 562: imports what is heavy at first use."""
-    if name == "load":
-        from pellucid.checkpoints.load import load
-
-        return load
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

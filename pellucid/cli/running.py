@@ -52,8 +52,11 @@ Stop = Annotated[
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.", rich_help_panel=SAMPLING)]
 
 
-def open_model(name: str, dtype: str) -> tuple[Decoder, Tokenizer]:
-    """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why."""
+def open_model(name: str, dtype: str, *, packed: bool = True) -> tuple[Decoder, Tokenizer]:
+    """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why.
+
+    packed: for the reference generator; the engine has kernels of its own.
+    """
     import torch
 
     from pellucid.checkpoints.load import load
@@ -65,10 +68,11 @@ def open_model(name: str, dtype: str) -> tuple[Decoder, Tokenizer]:
     threads, precision = use_best_threads(), best_precision(dtype)
     started = time.perf_counter()
     model, tokenizer = load(name, dtype=precision.name)
-    plain = model.pack_for_inference()
+    plain = model.pack_for_inference() if packed else None
     seconds = time.perf_counter() - started
     kernels = f"PyTorch's, because {plain}" if plain else describe_linear(getattr(torch, precision.name))
-    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason}; linear layers: {kernels}; {threads.count} threads")
+    linear = f" linear layers: {kernels};" if packed else ""
+    note(f"{name}, loaded in {seconds:.1f} s; {precision.reason};{linear} {threads.count} threads")
     return model, tokenizer
 
 

@@ -126,5 +126,10 @@ def open_engine(model: str, dtype: str) -> tuple[Engine, dict[str, Any]]:
     """The engine of a model, and what the model's file says of sampling."""
     from pellucid.inference.engine import Engine
 
-    decoder, tokenizer = running.open_model(model, dtype)
-    return Engine(decoder, tokenizer), dict(decoder.generation_config)
+    decoder, tokenizer = running.open_model(model, dtype, packed=False)
+    engine = Engine(decoder, tokenizer)
+    blocks, size = engine.runner.cache.num_blocks, engine.runner.cache.block_size
+    reason = engine.runner.why_not
+    steps = "native" if reason is None else f"PyTorch's, because {reason}"
+    running.note(f"small steps: {steps}; a cache of {blocks:,} blocks of {size} tokens")
+    return engine, dict(decoder.generation_config)
