@@ -148,7 +148,6 @@ class Scheduler:
         if not all(one.pending for one in self.running):
             raise ValueError("a sequence got no token in the last step and has nothing left to compute: finish it")
         self._step, self._copies = {}, []
-        preemptions = self._preemptions
         writing = [one for one in self.running if one.pending <= 1]
         reading = [one for one in self.running if one.pending > 1]
         budget = self.max_tokens_per_step
@@ -159,8 +158,7 @@ class Scheduler:
         for sequence in reading:
             if budget and sequence.state == "running":
                 budget -= self._read(sequence, budget)
-        if self._preemptions == preemptions:
-            self._admit(budget)
+        self._admit(budget)
         return Step(tuple(self._step.values()), tuple(self._copies)), list(self._step)
 
     def commit(self, accepted: Iterable[list[int]]) -> None:
@@ -308,7 +306,6 @@ class Scheduler:
         del self.running[bisect_left(self.running, sequence.order, key=_order)]
         self._give_back(sequence)
         sequence.computed = 0
-        sequence.drafted = []
         self._let_wait(sequence)
 
     def _let_in(self, sequence: Sequence) -> None:

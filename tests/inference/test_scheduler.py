@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from pellucid.errors import InputError
@@ -215,6 +213,27 @@ def test_a_draft_takes_no_budget_or_block_from_others() -> None:
     assert s.stats().preemptions == 0
 
 
+def test_a_draft_takes_no_block_that_a_younger_one_needs() -> None:
+    s = scheduler(count=5)
+    first, second = added(s, 2), added(s, 4, 10)
+    for _ in range(5):
+        step(s)
+    assert (first.computed, second.computed, s.blocks.available) == (6, 8, 1)
+    first.drafted = [5] * 6
+    assert lengths(scheduled(s)) == {first: 2, second: 1}
+    assert s.stats().preemptions == 0
+
+
+def test_a_draft_takes_no_block_that_a_prompt_was_promised() -> None:
+    s = scheduler(count=12, size=1, tokens=4, sequences=2)
+    first = added(s, 2)
+    step(s)
+    second = added(s, 8, 10)
+    assert lengths(step(s)) == {first: 1, second: 3}
+    first.drafted = [5] * 3
+    assert lengths(scheduled(s)) == {first: 1, second: 3}
+
+
 def scheduled(s: Scheduler) -> list[tuple[Sequence, Chunk]]:
     made, sequences = s.schedule()
     return list(zip(sequences, made.chunks, strict=True))
@@ -373,40 +392,3 @@ def test_a_sequence_is_added_once() -> None:
     sequence = added(s, 3)
     with pytest.raises(ValueError, match="added once"):
         s.add(sequence)
-
-
-# -------------------------------------------------------------------- waste
-
-
-def test_less_than_4_percent_of_the_cache_is_wasted() -> None:
-    """Kwon et al. 2023, section 1; lengths as in chats, blocks of 16 tokens."""
-    draw = random.Random(0)
-    s = scheduler(count=1200, size=16, tokens=512, sequences=32, longest=2048)
-    final = {}
-    for number in range(150):
-        sequence = added(s, draw.randint(20, 500), 1000 * number)
-        final[sequence] = len(sequence.token_ids) + draw.randint(20, 400)
-    while s.busy:
-        for sequence, _ in step(s):
-            if len(sequence.token_ids) == final[sequence]:
-                s.finish(sequence)
-    assert 0 < s.use.waste < 0.04
-    assert s.use.held == s.use.tokens  # nothing was shared
-    assert s.use.waste_contiguous_longest > 0.7
-    assert 0.1 < s.use.waste_contiguous_final < 0.6
-
-
-def test_waste_is_worked_by_hand() -> None:
-    s = scheduler(count=8, size=4, longest=20)
-    sequence = added(s, 5)
-    step(s)  # 5 tokens in 2 blocks
-    child = s.fork(sequence, 8)
-    step(s)  # 6 and 6 tokens, the first block shared, 3 blocks
-    assert (s.stats().tokens_held, s.stats().slots_taken) == (8, 12)
-    s.finish(sequence)
-    s.finish(child)
-    use = s.use
-    assert (use.held, use.taken, use.tokens) == (5 + 8, 8 + 12, 5 + 12)
-    assert use.contiguous_longest == 20 * 3
-    assert use.contiguous_final == 7 * 2 + 7 * 1
-    assert use.waste == pytest.approx(7 / 20)

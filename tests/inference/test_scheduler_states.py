@@ -33,11 +33,11 @@ class Account:
 
 class SchedulerStates(RuleBasedStateMachine):
     @initialize(
-        count=st.integers(1, 12),
+        count=st.integers(2, 20),
         size=st.integers(1, 4),
         budget=st.integers(1, 12),
-        sequences=st.integers(1, 5),
-        longest=st.integers(2, 24),
+        sequences=st.sampled_from([1, 2, 3, 4, 6, 6]),
+        longest=st.integers(6, 32),
     )
     def start(self, count: int, size: int, budget: int, sequences: int, longest: int) -> None:
         self.pool = BlockPool(count, size)
@@ -51,29 +51,41 @@ class SchedulerStates(RuleBasedStateMachine):
     # ---------------------------------------------------------------- rules
 
     @rule(
-        prompt=st.lists(token, min_size=1, max_size=14),
-        answer=st.integers(1, 10),
-        salt=st.sampled_from([None, None, "an adapter"]),
-        score=st.sampled_from([None, None, 0]),
+        prompts=st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=3),
+        answer=st.integers(1, 24),
+        salt=st.sampled_from([None, None, None, "an adapter"]),
+        score=st.sampled_from([None, None, None, 0]),
     )
-    def add(self, prompt: list[int], answer: int, salt: str | None, score: int | None) -> None:
-        sequence = Sequence(prompt, salt=salt, wanted_from=score)
-        if len(prompt) + 1 > self.longest:
-            with pytest.raises(InputError, match=f"{len(prompt)} tokens .* holds {self.longest}"):
-                self.scheduler.add(sequence)
-            return
-        self.scheduler.add(sequence)
-        final = min(len(prompt) + answer, self.longest)
-        self.accounts[sequence] = Account(list(prompt), final, len(prompt) - 1 if score is None else score)
+    def add(self, prompts: list[list[int]], answer: int, salt: str | None, score: int | None) -> None:
+        for prompt in prompts:
+            tokens = prompt[: max(1, self.longest - 2)]
+            sequence = Sequence(tokens, salt=salt, wanted_from=score)
+            self.scheduler.add(sequence)
+            final = min(len(tokens) + answer, self.longest)
+            self.accounts[sequence] = Account(tokens, final, len(tokens) - 1 if score is None else score)
 
-    @precondition(lambda self: 0 < len(self.accounts) < 8)
-    @rule(seed=seeds, last=token)
-    def fork(self, seed: int, last: int) -> None:
-        parent = random.Random(seed).choice(list(self.accounts))
+    @rule(more=st.integers(0, 3))
+    def refuse(self, more: int) -> None:
+        length = self.longest + more
+        with pytest.raises(InputError, match=f"{length} tokens .* holds {self.longest}"):
+            self.scheduler.add(Sequence([0] * length))
+
+    @precondition(lambda self: self.scheduler.running and len(self.accounts) < 10)
+    @rule(seed=seeds, children=st.lists(token, min_size=1, max_size=3))
+    def fork(self, seed: int, children: list[int]) -> None:
+        self.split(random.Random(seed).choice(self.scheduler.running), children)
+
+    @precondition(lambda self: self.scheduler.waiting and len(self.accounts) < 10)
+    @rule(last=token)
+    def fork_before_its_turn(self, last: int) -> None:
+        self.split(self.scheduler.waiting[-1], [last])
+
+    def split(self, parent: Sequence, children: list[int]) -> None:
         own = self.accounts[parent]
-        child = self.scheduler.fork(parent, last)
-        assert child.prompt_length == parent.prompt_length
-        self.accounts[child] = Account([*own.tokens[:-1], last], own.final, len(own.tokens) - 1)
+        for last in children:
+            child = self.scheduler.fork(parent, last)
+            assert child.prompt_length == parent.prompt_length
+            self.accounts[child] = Account([*own.tokens[:-1], last], own.final, len(own.tokens) - 1)
 
     @precondition(lambda self: self.accounts)
     @rule(seed=seeds)
@@ -83,9 +95,14 @@ class SchedulerStates(RuleBasedStateMachine):
         with pytest.raises(InputError, match="not under way"):
             self.scheduler.finish(sequence)
 
-    @rule(seed=seeds, drafts=st.sampled_from([0, 0, 3]), abort=st.sampled_from([False, False, False, True]))
-    def step(self, seed: int, drafts: int, abort: bool) -> None:
+    @precondition(lambda self: self.accounts)
+    @rule(seed=seeds, count=st.integers(1, 4), drafts=st.sampled_from([0, 0, 3]))
+    def steps(self, seed: int, count: int, drafts: int) -> None:
         draw = random.Random(seed)
+        for _ in range(count):
+            self.step(draw, drafts, abort=draw.random() < 0.05)
+
+    def step(self, draw: random.Random, drafts: int, abort: bool) -> None:
         for sequence in self.accounts:
             sequence.drafted = [draw.randrange(2) for _ in range(draw.randint(0, drafts))]
         waited, ran = list(self.scheduler.waiting), list(self.scheduler.running)
@@ -203,10 +220,41 @@ class SchedulerStates(RuleBasedStateMachine):
         for _ in range((len(self.accounts) + 1) * sum(own.final for own in self.accounts.values())):
             if not self.accounts:
                 break
-            self.step(0, 0, False)
+            self.step(random.Random(0), drafts=0, abort=False)
         assert not self.accounts and not self.scheduler.busy
         assert self.pool.references == [0] * self.pool.count and self.pool.used == 0
 
 
 TestSchedulerStates = SchedulerStates.TestCase
-TestSchedulerStates.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSchedulerStates.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_a_long_day(seed: int) -> None:
+    """What the machine above does, with the dice loaded: many forks, full caches, few that leave early."""
+    draw = random.Random(seed)
+    day = SchedulerStates()
+    size = draw.randint(1, 4)
+    day.start(
+        count=draw.randint(16, 64) // size,
+        size=size,
+        budget=draw.randint(4, 16),
+        sequences=draw.randint(2, 6),
+        longest=draw.randint(12, 32),
+    )
+    for _ in range(150):
+        event = draw.random()
+        running, waiting = day.scheduler.running, day.scheduler.waiting
+        if event < 0.2 and len(waiting) < 5:
+            prompts = [[draw.randrange(2) for _ in range(draw.randint(1, 12))] for _ in range(draw.randint(1, 3))]
+            day.add(prompts, draw.randint(1, 24), draw.choice([None, None, "an adapter"]), draw.choice([None, None, 0]))
+        elif event < 0.4 and running and len(waiting) < 5:
+            day.split(draw.choice(running), [draw.randrange(2) for _ in range(draw.randint(1, 3))])
+        elif event < 0.45 and day.accounts:
+            day.abort(draw.randrange(100))
+        else:
+            day.step(draw, drafts=draw.choice([0, 3]), abort=draw.random() < 0.05)
+        day.blocks_are_accounted_for()
+        day.sequences_are_what_was_put_in()
+        day.numbers_are_true()
+    day.teardown()
