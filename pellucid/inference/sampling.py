@@ -202,27 +202,25 @@ class Sampler:
             if asked.typical_p is not None:
                 chances = chances.where(filters.in_typical(chances, asked.typical_p), 0.0)
             return filters.draw(chances, uniforms)
-        most = self.vocab_size if group.way == "sorted" else filters.GUESS
-        return _among(scores, most, asked, uniforms, summed=group.way == "nucleus")
+        whole = filters.chances(scores, asked.heat) if group.way == "nucleus" else None
+        return _among(scores, whole, self.vocab_size if group.way == "sorted" else filters.GUESS, asked, uniforms)
 
 
-def _among(scores: Tensor, most: int, asked: _Filters, uniforms: Tensor, *, summed: bool) -> Tensor:
-    """A token of each row, of those among its `most` likely ones that pass the filters.
+def _among(scores: Tensor, whole: Tensor | None, count: int, asked: _Filters, uniforms: Tensor) -> Tensor:
+    """A token of each row, of those among its `count` likeliest that pass the filters.
 
-    Where more may pass, the row is drawn again among more. summed: chances are those among all tokens, not among the
-    most likely alone.
+    Where more may pass, the row is drawn again among more. whole: the chances among all tokens; None: those among the
+    likeliest alone will do.
     """
-    values, ids = scores.topk(min(most, scores.shape[-1]))  # (B, M)
-    if summed:
-        chances = filters.chances(scores, asked.heat).gather(-1, ids)
-    else:
-        chances = filters.chances(values, asked.heat)
+    values, ids = filters.most(scores, count)  # (B, M)
+    chances = filters.chances(values, asked.heat) if whole is None else whole.gather(-1, ids)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, asked.typical_p)
     drawn = ids.gather(-1, filters.draw(chances.where(passing, 0.0), uniforms)[:, None])[:, 0]
-    if most >= scores.shape[-1] or not more.any():
+    if count >= scores.shape[-1] or not more.any():
         return drawn
     again = more.nonzero()[:, 0]
-    farther = _among(scores[again], filters.FARTHER * most, asked.of(again), uniforms[again], summed=summed)
+    whole = None if whole is None else whole[again]
+    farther = _among(scores[again], whole, filters.FARTHER * count, asked.of(again), uniforms[again])
     return drawn.index_copy(0, again, farther)
 
 

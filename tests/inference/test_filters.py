@@ -170,6 +170,17 @@ def test_a_draw_never_gives_what_has_no_chance(uniform: float) -> None:
         assert filters.draw(chances, torch.tensor([uniform], dtype=torch.float64)).item() == only
 
 
+@given(seeds, st.integers(1, 20), st.sampled_from([5, 64, 5000, 6400]), st.booleans())
+def test_the_most_are_those_of_a_sort(seed: int, count: int, size: int, with_equals: bool) -> None:
+    values = random_logits(seed, 2, size)
+    values = values.round() if with_equals else values
+    values[1, 7:] = -torch.inf
+    largest, places = filters.most(values, count)
+    assert torch.equal(largest, values.sort(-1, descending=True).values[:, :count])
+    assert torch.equal(values.gather(-1, places), largest)
+    assert all(len(set(row)) == len(row) for row in places.tolist())
+
+
 @given(seeds)
 def test_the_largest_is_the_first_of_the_largest(seed: int) -> None:
     logits = random_logits(seed).round().bfloat16()
