@@ -184,5 +184,5 @@ def log_probabilities(logits: Tensor, tokens: Tensor, alternatives: int) -> tupl
     """
     logits = logits.float()
     total = logits.logsumexp(-1, keepdim=True)  # (B, 1)
-    best = logits.topk(alternatives)
-    return (logits.gather(-1, tokens[:, None]) - total)[:, 0], best.values - total, best.indices
+    best, ids = most(logits, alternatives)
+    return (logits.gather(-1, tokens[:, None]) - total)[:, 0], best - total, ids

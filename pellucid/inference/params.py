@@ -13,7 +13,8 @@ from pellucid.errors import InputError, from_validation
 MAX_STOPS = 1024  # stop strings of one request
 MAX_BAD_WORDS = 256  # each of them costs a look at the whole vocabulary
 MAX_CHOICES = 4096
-MAX_LETTERS = 65_536  # of all stop strings, of all bad words, of all choices
+MAX_BIASES = 1024
+MAX_LETTERS = 32_768  # of all stop strings, of all bad words, of all choices
 MAX_ANSWERS = 128  # of one prompt, as OpenAI's API has it
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -118,6 +119,13 @@ class SamplingParams(BaseModel):
         if "" in stop:
             raise ValueError("an empty stop string would end every answer before its first token")
         return _few("stop strings", stop, MAX_STOPS)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _biases(cls, biases: dict[int, float]) -> dict[int, float]:
+        if len(biases) > MAX_BIASES:
+            raise ValueError(f"there are {len(biases)} biases: at most {MAX_BIASES} are taken")
+        return biases
 
     @field_validator("bad_words")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pellucid.errors import InputError
-from pellucid.inference.params import MAX_BAD_WORDS, MAX_STOPS, Constraint, SamplingParams
+from pellucid.inference.params import MAX_BAD_WORDS, MAX_BIASES, MAX_STOPS, Constraint, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ from pellucid.inference.params import MAX_BAD_WORDS, MAX_STOPS, Constraint, Samp
         ({"logit_bias": {1: 101}}, "logit_bias.1 = 101"),
         ({"logit_bias": {-1: 1}}, "logit_bias.-1"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
+        ({"logit_bias": dict.fromkeys(range(MAX_BIASES + 1), 1)}, f"at most {MAX_BIASES} are taken"),
         ({"n": 0}, "n = 0"),
         ({"n": 129}, "n = 129"),
         ({"n": 3, "best_of": 2}, "best_of = 2 is less than n = 3"),
@@ -58,6 +59,7 @@ def test_bad_values_are_named(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)) as error:
         SamplingParams(**fields)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_what_the_vocabulary_lacks_is_named() -> None:
