@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+LONGEST_VALUE = 200  # letters of a wrong value that a message shows
+
+
 class PellucidError(Exception):
     """It failed: the request was right, the world was not (a full disk, a lost file).
 
@@ -45,4 +48,6 @@ def from_validation(error: ValidationError, what: str, fields: Iterable[str] = (
     if not place:  # a rule across fields: our own validator wrote the sentence
         return InputError(f"{what}: {first['msg'].removeprefix('Value error, ')}")
     message = first["msg"].removeprefix("Value error, ")
-    return InputError(f"{what}: {place} = {first['input']!r}: {message[0].lower()}{message[1:]}")
+    seen = repr(first["input"])
+    seen = seen if len(seen) <= LONGEST_VALUE else f"{seen[:LONGEST_VALUE]}..."
+    return InputError(f"{what}: {place} = {seen}: {message[0].lower()}{message[1:]}")

@@ -72,6 +72,7 @@ CHAT: list[tuple[dict[str, Any], int, str]] = [
     ({"constraint": {"regex": "(", "choice": ["a"]}}, 400, "one of"),
     ({"constraint": {"regex": "("}}, 400, "the regex cannot be used"),
     ({"constraint": {"grammar": "start: nothing"}}, 400, "the grammar cannot be used"),
+    ({"constraint": {"choice": ["x" * 9] * 9000, "regex": "x"}}, 400, "...: a constraint is one of"),
     ({"constraint": {"choice": []}}, 400, "a choice needs at least one text"),
     ({"response_format": form({"type": "object", "properties": {"a": False}, "required": ["a"]})}, 400, "json_schema"),
     ({"response_format": form({"type": "object", "wishes": 7, "minProperties": "x"})}, 400, "json_schema"),

@@ -77,10 +77,10 @@ def test_a_short_soak(one_thread: None) -> None:
 @pytest.mark.slow
 def test_a_long_soak(one_thread: None) -> None:
     with serving(tiny_engine(), max_answers=12) as live:
-        rounds(live, clients=8, requests=100, seed=0)
+        rounds(live, clients=8, requests=80, seed=0)
         gc.collect()
         before = psutil.Process().memory_info().rss
-        statuses = rounds(live, clients=8, requests=500, seed=100)
+        statuses = rounds(live, clients=8, requests=250, seed=100)
         gc.collect()
         grown = psutil.Process().memory_info().rss - before
     assert set(statuses) <= {200, 400, 404, 429}
