@@ -45,7 +45,7 @@ class Matcher:
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
         name = constraint.given()[0]
         self._vocabulary = Vocabulary.of(tokenizer)
-        self._matcher = _compile(constraint, _tokenizer(tokenizer, self._vocabulary, frozenset(end_ids)))
+        self._matcher = _compile(constraint, name, _tokenizer(tokenizer, self._vocabulary, frozenset(end_ids)))
         self._numbers = Numbers(self._vocabulary) if name in ("json_schema", "json_object") else None
         self.finished = False
         if not self.allowed().any():
@@ -102,15 +102,14 @@ def _without_digits(vocabulary: Vocabulary) -> Bits:
     return np.packbits(allowed, bitorder="little")
 
 
-def _compile(constraint: Constraint, tokenizer: LLTokenizer) -> LLMatcher:
+def _compile(constraint: Constraint, name: str, tokenizer: LLTokenizer) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     limits = LLParserLimits(initial_lexer_fuel=MAX_WORK, verbose_errors=False)
     try:
-        grammar = _grammar(constraint)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"constraint: the json_schema cannot be used: {_in_short(str(error))}") from None
-    return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+        return LLMatcher(tokenizer, _grammar(constraint), log_level=0, limits=limits)
+    except (ValueError, RecursionError) as error:  # no JSON, half a surrogate, nested without end
+        raise InputError(f"constraint: the {name} cannot be used: {_in_short(str(error))}") from None
 
 
 def _grammar(constraint: Constraint) -> str:

@@ -26,6 +26,10 @@ from tests.inference.words import TOKENIZER, WordTokenizer
 
 pytest.importorskip("llguidance")
 
+SCHEMA_WORDS = (
+    *("type", "properties", "required", "items", "enum", "const", "minimum", "maximum", "pattern", "format", "anyOf"),
+    *("allOf", "oneOf", "not", "$ref", "minLength", "maxLength", "additionalProperties", "minItems", "multipleOf"),
+)
 PERSON = {
     "type": "object",
     "properties": {
@@ -157,6 +161,39 @@ def test_what_cannot_be_met_is_refused_before_the_first_token(constraint: dict[s
     with pytest.raises(InputError, match=f"^constraint: .*{said}") as error:
         row(constraint)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [{"regex": "\ud800"}, {"grammar": 'start: "\ud800"'}, {"choice": ["\ud800"]}, {"json_schema": {"const": "\ud800"}}],
+)
+def test_half_a_surrogate_is_refused(constraint: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        row(constraint)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(SCHEMA_WORDS) | st.text(max_size=3), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@given(
+    st.builds(lambda text: {"regex": text}, st.text() | st.text(r"ab(|)[]{}*+?\\^$.1,-", max_size=20))
+    | st.builds(lambda text: {"grammar": text}, st.text() | st.text('start: |"ab/%{}[]()\n<>TX', max_size=40))
+    | st.builds(lambda value: {"json_schema": value}, st.dictionaries(st.sampled_from(SCHEMA_WORDS), json_values))
+)
+@settings(max_examples=300)
+def test_whatever_is_asked_gives_an_answer_or_a_sentence(constraint: dict[str, Any]) -> None:
+    try:
+        answer(row(constraint, seed=1), random_weights(1), most=20)
+    except InputError as error:
+        assert "\n" not in str(error)
+    except NoToken:
+        pass
 
 
 def test_a_schema_of_endless_depth_is_refused() -> None:
