@@ -23,6 +23,9 @@ struct Wide {
 
 inline void add_product(floats& sums, const Wide& w, const Wide& x) { sums += w.low * x.low + w.high * x.high; }
 
+constexpr int CHAINS = 2;  // sums side by side, so that an addition need not wait for the one before
+constexpr int STEP = CHAINS * CHUNK;  // numbers that are multiplied together; what is left of a row comes one by one
+
 // How weights of type T are read and multiplied, a Chunk at a time. `arrange` lays a row of x out to match.
 template <typename T>
 struct Reader {
@@ -33,8 +36,9 @@ struct Reader {
             std::memcpy(arranged, x, size * sizeof(float));
             return;
         }
+        const long whole = size / STEP * STEP;
         long k = 0;
-        for (; k + CHUNK <= size; k += CHUNK)
+        for (; k < whole; k += CHUNK)
             for (int i = 0; i < LANES; i++) {
                 arranged[k + i] = x[k + 2 * i];
                 arranged[k + LANES + i] = x[k + 2 * i + 1];
@@ -42,8 +46,9 @@ struct Reader {
         for (; k < size; k++) arranged[k] = x[k];
     }
     static void arrange(const uint16_t* x, float* arranged, long size) {
+        const long whole = size / STEP * STEP;
         long k = 0;
-        for (; k + CHUNK <= size; k += CHUNK) {
+        for (; k < whole; k += CHUNK) {
             const Wide numbers(x + k);
             std::memcpy(arranged + k, &numbers, sizeof numbers);
         }
@@ -82,10 +87,9 @@ struct Reader<uint16_t> {
 template <int M, typename T, typename X>
 inline void dot(const X* x, const T* w, long inputs, float* total) {
     typedef typename Reader<T>::Chunk Chunk;
-    constexpr int CHAINS = 2;  // sums side by side, so that an addition need not wait for the one before
     floats sums[M][CHAINS] = {};
     long k = 0;
-    for (; k + CHAINS * CHUNK <= inputs; k += CHAINS * CHUNK)
+    for (; k + STEP <= inputs; k += STEP)
 #pragma GCC unroll 2
         for (int c = 0; c < CHAINS; c++) {
             const T* place = w + k + c * CHUNK;

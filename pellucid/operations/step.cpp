@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "linear.h"
+#include "quantised.h"
 
 namespace {
 
 enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
-enum Type { FLOAT32, BFLOAT16 };
+enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS };
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
 constexpr long SPAN = 256;  // keys that one task of attention reads
 
@@ -54,6 +55,17 @@ void embed(const Operation& op, const Rows& rows) {
         const T* row = (const T*)op.weight + (op.add ? rows.positions[r] : rows.tokens[r]) * op.outputs;
         float* x = op.to + r * op.outputs;
         for (long i = 0; i < op.outputs; i++) x[i] = op.add ? x[i] + widen(row[i]) : op.scale * widen(row[i]);
+    }
+}
+
+template <typename Format>
+void embed_quantised(const Operation& op, const Rows& rows) {
+    const long bytes = op.outputs / BLOCK * Format::BYTES;
+#pragma omp for schedule(static)
+    for (long r = 0; r < rows.count; r++) {
+        float* x = op.to + r * op.outputs;
+        widen_row<Format>((const uint8_t*)op.weight + rows.tokens[r] * bytes, x, op.outputs);
+        for (long i = 0; i < op.outputs; i++) x[i] *= op.scale;
     }
 }
 
@@ -141,6 +153,16 @@ const float* activate(const Operation& op, const float* x, std::vector<float>& b
     return y;
 }
 
+// y = total + bias, squeezed or added where that is asked for.
+inline void put(const Operation& op, const float* totals, long count, long n) {
+    for (long r = 0; r < count; r++) {
+        float y = op.bias ? totals[r] + ((const float*)op.bias)[n] : totals[r];
+        if (op.cap > 0) y = op.cap * std::tanh(y / op.cap);
+        float& place = op.to[r * op.outputs + n];
+        place = op.add ? place + y : y;
+    }
+}
+
 // y = f(x) w^T + bias. Every thread lays f(x) out for itself: that is less work than waiting for one another.
 template <typename T>
 void linear(const Operation& op, long count) {
@@ -153,16 +175,33 @@ void linear(const Operation& op, long count) {
     for (long r = 0; r < count; r++)
         Reader<T>::arrange(activate(op, op.from + r * stride, active), arranged.data() + r * inputs, inputs);
     const T* weight = (const T*)op.weight;
-    const float* bias = (const float*)op.bias;
 #pragma omp for schedule(static)
     for (long n = 0; n < op.outputs; n++) {
         dots(arranged.data(), weight + n * inputs, count, inputs, totals.data());
-        for (long r = 0; r < count; r++) {
-            float y = bias ? totals[r] + bias[n] : totals[r];
-            if (op.cap > 0) y = op.cap * std::tanh(y / op.cap);
-            float& place = op.to[r * op.outputs + n];
-            place = op.add ? place + y : y;
-        }
+        put(op, totals.data(), count, n);
+    }
+}
+
+template <typename Format>
+void linear_quantised(const Operation& op, long count) {
+    static thread_local std::vector<int8_t> bytes;
+    static thread_local std::vector<float> active, numbers, totals;
+    static thread_local std::vector<Rounded> rounded;
+    const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs, blocks = inputs / BLOCK;
+    bytes.resize(count * inputs);
+    numbers.resize(2 * count * blocks);
+    rounded.resize(count);
+    totals.resize(count);
+    for (long r = 0; r < count; r++) {
+        float* own = numbers.data() + 2 * r * blocks;
+        rounded[r] = {bytes.data() + r * inputs, own, own + blocks};
+        round_row(activate(op, op.from + r * stride, active), rounded[r], inputs);
+    }
+#pragma omp for schedule(static)
+    for (long n = 0; n < op.outputs; n++) {
+        const uint8_t* row = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
+        quantised_dots<Format>(rounded.data(), row, count, blocks, totals.data());
+        put(op, totals.data(), count, n);
     }
 }
 
@@ -289,10 +328,22 @@ void perform(const Operation& op, const Rows& rows) {
     const bool narrow = op.type == BFLOAT16;
     const long count = op.few ? rows.num_wanted : rows.count;
     switch (op.kind) {
-        case EMBED: return narrow ? embed<uint16_t>(op, rows) : embed<float>(op, rows);
+        case EMBED:
+            switch (op.type) {
+                case Q8_0_BLOCKS: return embed_quantised<Q8_0>(op, rows);
+                case Q4_0_BLOCKS: return embed_quantised<Q4_0>(op, rows);
+                case Q4_1_BLOCKS: return embed_quantised<Q4_1>(op, rows);
+                default: return narrow ? embed<uint16_t>(op, rows) : embed<float>(op, rows);
+            }
         case ANGLES: return angles(op, rows);
         case NORM: return norm(op, rows);
-        case LINEAR: return narrow ? linear<uint16_t>(op, count) : linear<float>(op, count);
+        case LINEAR:
+            switch (op.type) {
+                case Q8_0_BLOCKS: return linear_quantised<Q8_0>(op, count);
+                case Q4_0_BLOCKS: return linear_quantised<Q4_0>(op, count);
+                case Q4_1_BLOCKS: return linear_quantised<Q4_1>(op, count);
+                default: return narrow ? linear<uint16_t>(op, count) : linear<float>(op, count);
+            }
         case STORE: return narrow ? store_heads<uint16_t>(op, rows) : store_heads<float>(op, rows);
         case ATTEND: return narrow ? attend<uint16_t>(op, rows) : attend<float>(op, rows);
         case TAKE: return take(op, rows);

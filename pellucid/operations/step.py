@@ -33,6 +33,7 @@ class Kind(IntEnum):
 
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+BLOCKS = {"Q8_0": 2, "Q4_0": 3, "Q4_1": 4}  # GGUF's names of formats, as they lie in the file
 
 
 class Rows(ctypes.Structure):

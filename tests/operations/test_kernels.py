@@ -16,12 +16,14 @@ from pellucid.operations import kernels
 from pellucid.operations.kernels import MOST_ROWS, NativeLinear, native_rms_norm
 from pellucid.operations.linear import describe_linear, fast_linear, pack, packed_linear, why_not_fast, why_not_packable
 from pellucid.operations.norm import rms_norm
+from tests.operations import portable
 
 DTYPES = [torch.float32, torch.bfloat16]
 # float32: another order of summing. bfloat16: its rounding of the result, relative 2^-8, twice where sums differ.
 TOLERANCE = {torch.float32: {"atol": 1e-4, "rtol": 1e-5}, torch.bfloat16: {"atol": 0.02, "rtol": 2**-7}}
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no compiler here")
+both_ways = portable.compiled(kernels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

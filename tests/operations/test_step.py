@@ -1,0 +1,85 @@
+"""The operations of the native step against PyTorch; what they do together is tried in tests/inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pellucid.checkpoints.gguf_quants import BY_NAME, dequantise
+from pellucid.operations import step
+from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, TYPES, Kind, Program, Rows, why_not
+from tests.operations import portable
+
+pytestmark = pytest.mark.skipif(why_not(torch.float32) is not None, reason="there is no native step here")
+
+both_ways = portable.compiled(step)
+
+
+def linear(x: Tensor, weight: Tensor, type_: int, outputs: int, **fields: float) -> Tensor:
+    """y of one LINEAR over the rows of x, to which `to` is added where it says so."""
+    rows = Rows(count=len(x))
+    to = torch.full((len(x), outputs), 2.0)
+    program = Program()
+    inputs = x.shape[1] // 2 if fields.get("gated") else x.shape[1]
+    program.add(Kind.LINEAR, type=type_, weight=weight, source=x, to=to, inputs=inputs, outputs=outputs, **fields)
+    program.run(rows)
+    return to
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 19), inputs=st.integers(1, 150), outputs=st.integers(1, 40), seed=st.integers(0, 99),
+    activation=st.sampled_from([None, *ACTIVATION_NUMBERS]), add=st.booleans(), cap=st.sampled_from([0.0, 3.0]),
+    dtype=st.sampled_from(list(TYPES)),
+)  # fmt: skip
+def test_a_linear_layer_and_what_it_reads(rows, inputs, outputs, seed, activation, add, cap, dtype):
+    torch.manual_seed(seed)
+    gated = activation is not None and activation.endswith(("glu", "glu_tanh"))
+    x, weight = torch.randn(rows, inputs * (2 if gated else 1)), torch.randn(outputs, inputs).to(dtype)
+    bias = torch.randn(outputs)
+    fields = {"bias": bias, "add": int(add), "cap": cap, "gated": int(gated)}
+    if activation is not None:
+        fields["activation"] = ACTIVATION_NUMBERS[activation]
+    ours = linear(x, weight, TYPES[dtype], outputs, **fields)
+    first, *second = x.split(inputs, dim=1)
+    plain = {
+        None: lambda v: v, "relu": F.relu, "gelu": F.gelu, "geglu": F.gelu, "swiglu": F.silu,
+        "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"), "geglu_tanh": lambda v: F.gelu(v, approximate="tanh"),
+    }[activation]  # fmt: skip
+    read = plain(first) * second[0] if second else plain(first)
+    if dtype == torch.bfloat16:
+        read = read.bfloat16().float()
+    expected = F.linear(read, weight.float(), bias)
+    expected = cap * torch.tanh(expected / cap) if cap else expected
+    # What processors without instructions for bfloat16 read is not rounded.
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02 * inputs**0.5
+    torch.testing.assert_close(ours, expected + 2 if add else expected, rtol=1e-4, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    name=st.sampled_from(list(BLOCKS)), rows=st.integers(1, 19), blocks=st.integers(1, 9), outputs=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_blocks_of_integers_are_read_as_they_lie_in_the_file(name, rows, blocks, outputs, seed):
+    """x is rounded to a byte, 1 / 254 of its largest neighbour at most, which is the error that is allowed here."""
+    rng = np.random.default_rng(seed)
+    stored = BY_NAME[name]
+    weight = rng.integers(0, 256, (outputs * blocks, stored.size), dtype=np.uint8)
+    scales = rng.standard_normal((outputs * blocks, 2)).astype(np.float16)
+    weight[:, :2] = scales[:, :1].view(np.uint8)
+    if name == "Q4_1":
+        weight[:, 2:4] = scales[:, 1:].copy().view(np.uint8)
+    exact = torch.from_numpy(dequantise(weight.reshape(-1), stored)).view(outputs, 32 * blocks)
+    x = torch.from_numpy(rng.standard_normal((rows, 32 * blocks), dtype=np.float32))
+    ours = linear(x, torch.from_numpy(weight), BLOCKS[name], outputs)
+    steps = x.view(rows, blocks, 32).abs().amax(-1) / 254  # (rows, blocks)
+    most = torch.einsum("rb,obi->ro", steps, exact.abs().view(outputs, blocks, 32))
+    assert ((ours - F.linear(x, exact)).abs() <= most + 1e-4).all()
+    alone = torch.cat([linear(row[None], torch.from_numpy(weight), BLOCKS[name], outputs) for row in x])
+    assert torch.equal(ours, alone)
