@@ -121,7 +121,13 @@ def chat_ids(tokenizer: Tokenizer, asked: ChatAsked) -> list[int]:
     variables = asked.chat_template_kwargs or {}
     tools = [_without_nulls(tool) for tool in offered(asked)] or None
     ids = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, **variables).ids
-    if tools and ids == tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables).ids:
+    if tools is None:
+        return ids
+    try:
+        without = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **variables).ids
+    except InputError:  # the template cannot do without tools
+        return ids
+    if ids == without:
         raise InputError("the chat template of this model has no place for tools: leave 'tools' out, or serve another")
     return ids
 

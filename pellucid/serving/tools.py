@@ -2,6 +2,7 @@
 
 The forms that published models were trained on:
     Hermes, Qwen   <tool_call>{"name": ..., "arguments": {...}}</tool_call>
+    and others     <tool_calls>[{...}, {...}]</tool_calls>, or <TOOLCALL> so
     Llama 3        {"name": ..., "parameters": {...}}, also after <|python_tag|>, several with ; between
     Mistral        [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...] or [TOOL_CALLS]name[ARGS]{...}
 Sources: the models' chat templates.
@@ -19,14 +20,14 @@ NAME = r"[\w.-]{1,64}"
 
 # Where a call may begin, anywhere in the text. Each ends with the first character of its JSON.
 ANYWHERE = regex.compile(
-    r"(?P<hermes><tool_call>\s*\{)"
+    r"(?P<hermes><(?:tool_calls?|TOOLCALL)>\s*[\[{])"
     r"|(?P<llama><\|python_tag\|>\s*\{)"
     r"|(?P<mistral>\[TOOL_CALLS\]\s*(?:(?P<name>" + NAME + r")(?:\[CALL_ID\]\w{1,64})?(?:\[ARGS\])?\s*\{|[\[{]))"
 )
 BARE = regex.compile(r"\s*(?P<llama>\{)")  # at the very beginning of the answer
 NEXT = {  # right after a call: another one, or its closing tag
     "llama": regex.compile(r"\s*;?\s*(?P<llama>\{)"),
-    "hermes": regex.compile(r"\s*</tool_call>"),
+    "hermes": regex.compile(r"\s*(?:</(?:tool_calls?|TOOLCALL)>|(?P<hermes>\{))"),
     "mistral": None,
 }
 

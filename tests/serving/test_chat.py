@@ -146,6 +146,9 @@ def test_tools_are_never_dropped_in_silence() -> None:
         refused = live.chat(tools=[TOOL])
         assert refused.status == 400 and "no place for tools" in refused.error
         assert live.chat(tools=[TOOL], tool_choice="none").status == 200
+    needing = "{% for tool in tools %}{{ tool.function.name }}{% endfor %}" + template
+    with serving(Scripted("x", chat_tokenizer(needing))) as live:
+        assert live.chat(tools=[TOOL]).status == 200
     bare = chat_tokenizer()
     with serving(Scripted("x", Tokenizer(bare.definition, bare.config))) as live:
         refused = live.chat()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from os.path import commonprefix
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.serving.tools import Call, JsonEnd, ToolParser
+from tests.tokenizer.chats import TEMPLATES, tokenizer_for
 
 NAMES = {"weather", "add"}
 WEATHER = Call("weather", '{"town": "Rome"}')
+SCHEMA = {"type": "object", "properties": {"town": {"type": "string", "description": "?"}}, "required": ["town"]}
 ADD = Call("add", '{"a": 1, "b": [2, {"c": "}"}]}')
 
 
@@ -37,6 +40,9 @@ FORMS = {
     ),
     "hermes after text": (f"Let me see.\n<tool_call>{as_json(ADD)}</tool_call>", "Let me see.", [ADD]),
     "hermes between texts": (f"One.\n<tool_call>{as_json(ADD)}</tool_call> Two. ", "One.Two. ", [ADD]),
+    "hermes, a list": (f"<tool_calls>[{as_json(WEATHER)}, {as_json(ADD)}]</tool_calls>\n", "", [WEATHER, ADD]),
+    "hermes, lines": (f"<tool_calls>\n{as_json(WEATHER)}\n{as_json(ADD)}\n</tool_calls>", "", [WEATHER, ADD]),
+    "hermes, in capitals": (f"<TOOLCALL>[{as_json(WEATHER)}]</TOOLCALL>", "", [WEATHER]),
     "hermes not closed": (f"<tool_call>\n{as_json(ADD)}\n", "", [ADD]),
     "llama": (as_json(WEATHER, "parameters"), "", [WEATHER]),
     "llama with more": ('{"type": "function", "name": "weather", "parameters": {"town": "Rome"}}', "", [WEATHER]),
@@ -89,6 +95,48 @@ def test_cut_anywhere_it_is_the_same(form: str) -> None:
     for cut in range(len(answer) + 1):
         assert parse(answer, [cut])[:2] == (text, calls), cut
     assert parse(answer, list(range(len(answer))))[:2] == (text, calls)
+
+
+# Models whose own template writes a call in one of the forms
+WRITERS = [
+    "Apriel-1.6-15b-Thinker-fixed",
+    "Bielik-11B-v3.0-Instruct",
+    "MiMo-VL",
+    "MiniMax-M1",
+    "Mistral-Small-3.2-24B-Instruct-2506",
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+    "Qwen-Qwen2.5-7B-Instruct",
+    "Qwen-Qwen3-0.6B",
+    "Reka-Edge",
+    "ibm-granite-granite-4.0",
+    "ibm-granite-granite-4.1",
+    "meta-llama-Llama-3.1-8B-Instruct",
+    "meta-llama-Llama-3.3-70B-Instruct",
+    "mistralai-Ministral-3-14B-Reasoning-2512",
+    "mistralai-Mistral-Nemo-Instruct-2407",
+    "unsloth-mistral-Devstral-Small-2507",
+]
+
+
+@pytest.mark.skipif(not TEMPLATES, reason="needs the chat templates that `make references` unpacks")
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_a_template_writes_is_read_back(name: str) -> None:
+    """A call in a conversation, as the model's own template shows it to the model, is the call that was made."""
+    tokenizer = tokenizer_for(name)
+    tool = {"type": "function", "function": {"name": "weather", "description": "?", "parameters": SCHEMA}}
+    function = {"name": "weather", "arguments": {"town": "Rome"}}
+    question = {"role": "user", "content": "How is it?"}
+    made = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": function}],
+    }
+    before = tokenizer.apply_chat_template([question], tools=[tool], add_generation_prompt=True).text
+    written = tokenizer.apply_chat_template([question, made], tools=[tool]).text
+    answer = written[len(commonprefix([before, written])) :]  # noqa: RUF071 (letter by letter, as is meant)
+    assert parse(answer)[1] == [WEATHER]
+    assert parse(answer, list(range(len(answer))))[:2] == parse(answer)[:2]
 
 
 @pytest.mark.parametrize("answer", BROKEN, ids=lambda text: text[:40])
