@@ -15,6 +15,8 @@
 constexpr int BLOCK = 32;
 typedef int32_t sums8 __attribute__((vector_size(32)));
 typedef float floats8 __attribute__((vector_size(32)));
+typedef uint8_t unsigneds __attribute__((vector_size(LANES)));
+typedef int8_t signeds __attribute__((vector_size(LANES)));
 
 // The float16 at a place. Shifted into a float32, its exponent is 112 too small; that makes subnormals right too.
 inline float half_at(const uint8_t* place) {
@@ -52,7 +54,7 @@ inline void round_row(const float* x, const Rounded& to, long size) {
 
 // u of a block, and d and o.
 struct Integers {
-    uint8_t u[BLOCK] __attribute__((aligned(32)));
+    unsigneds low, high;  // the first half of the block, and the second
     float d, o;
 };
 
@@ -61,15 +63,16 @@ struct Q8_0 {  // w = d q, q = u - 128
     static void read(const uint8_t* block, Integers& to) {
         to.d = half_at(block);
         to.o = -128 * to.d;
-        for (int i = 0; i < BLOCK; i++) to.u[i] = block[2 + i] ^ 0x80;
+        std::memcpy(&to.low, block + 2, LANES);
+        std::memcpy(&to.high, block + 2 + LANES, LANES);
+        to.low ^= 0x80, to.high ^= 0x80;
     }
 };
 
-inline void read_nibbles(const uint8_t* packed, uint8_t* u) {  // the low halves are the first 16
-    for (int i = 0; i < BLOCK / 2; i++) {
-        u[i] = packed[i] & 0x0f;
-        u[i + BLOCK / 2] = packed[i] >> 4;
-    }
+inline void read_nibbles(const uint8_t* packed, Integers& to) {  // the low halves of the bytes are the first 16
+    unsigneds both;
+    std::memcpy(&both, packed, sizeof both);
+    to.low = both & 0x0f, to.high = both >> 4;
 }
 
 struct Q4_0 {  // w = d (q - 8)
@@ -77,7 +80,7 @@ struct Q4_0 {  // w = d (q - 8)
     static void read(const uint8_t* block, Integers& to) {
         to.d = half_at(block);
         to.o = -8 * to.d;
-        read_nibbles(block + 2, to.u);
+        read_nibbles(block + 2, to);
     }
 };
 
@@ -86,28 +89,23 @@ struct Q4_1 {  // w = d q + m
     static void read(const uint8_t* block, Integers& to) {
         to.d = half_at(block);
         to.o = half_at(block + 2);
-        read_nibbles(block + 4, to.u);
+        read_nibbles(block + 4, to);
     }
 };
 
 // Eight sums of four products each: sum_i u_i q_i in parts.
-inline sums8 products(const uint8_t* u, const int8_t* q) {
+inline sums8 products(const Integers& block, const int8_t* q) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    const __m256i left = _mm256_load_si256((const __m256i*)u), right = _mm256_loadu_si256((const __m256i*)q);
-    return (sums8)_mm256_dpbusd_epi32(_mm256_setzero_si256(), left, right);
+    const __m256i u = _mm256_set_m128i((__m128i)block.high, (__m128i)block.low);
+    return (sums8)_mm256_dpbusd_epi32(_mm256_setzero_si256(), u, _mm256_loadu_si256((const __m256i*)q));
 #else
     typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
-    typedef uint8_t unsigneds __attribute__((vector_size(LANES)));
-    typedef int8_t signeds __attribute__((vector_size(LANES)));
-    integers wide = {};
-    for (int half = 0; half < BLOCK; half += LANES) {
-        unsigneds left;
-        signeds right;
-        std::memcpy(&left, u + half, LANES);
-        std::memcpy(&right, q + half, LANES);
-        const shorts product = __builtin_convertvector(left, shorts) * __builtin_convertvector(right, shorts);
-        wide += __builtin_convertvector(product, integers);
-    }
+    signeds first, second;
+    std::memcpy(&first, q, LANES);
+    std::memcpy(&second, q + LANES, LANES);
+    const shorts low = __builtin_convertvector(block.low, shorts) * __builtin_convertvector(first, shorts);
+    const shorts high = __builtin_convertvector(block.high, shorts) * __builtin_convertvector(second, shorts);
+    const integers wide = __builtin_convertvector(low, integers) + __builtin_convertvector(high, integers);
     sums8 parts[2];
     std::memcpy(parts, &wide, sizeof wide);
     return parts[0] + parts[1];
@@ -126,7 +124,7 @@ inline void quantised_dot(const Rounded* x, const uint8_t* w, long blocks, float
         Format::read(place, block);
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
-            const floats8 part = __builtin_convertvector(products(block.u, x[m].bytes + b * BLOCK), floats8);
+            const floats8 part = __builtin_convertvector(products(block, x[m].bytes + b * BLOCK), floats8);
             sums[m] += part * (block.d * x[m].scales[b]);
             offsets[m] += block.o * x[m].totals[b];
         }
@@ -151,6 +149,9 @@ inline void widen_row(const uint8_t* w, float* to, long size) {
     Integers block;
     for (long b = 0; b < size / BLOCK; b++) {
         Format::read(w + b * Format::BYTES, block);
-        for (int i = 0; i < BLOCK; i++) to[b * BLOCK + i] = block.d * block.u[i] + block.o;
+        for (int i = 0; i < LANES; i++) {
+            to[b * BLOCK + i] = block.d * block.low[i] + block.o;
+            to[b * BLOCK + LANES + i] = block.d * block.high[i] + block.o;
+        }
     }
 }

@@ -102,7 +102,10 @@ def test_any_passage_can_be_gone_on_with_and_fits(passage: str) -> None:
 def test_a_short_text_is_refused_with_both_numbers(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text("Too short. " * 50, encoding="utf-8")
-    with pytest.raises(InputError, match=rf"book.txt: the text has 5\d\d characters, .* from {SHORTEST:,} at least"):
+    with pytest.raises(InputError, match=rf"book.txt: the text has 5\d\d characters .* from {SHORTEST:,} at least"):
+        passages_in(str(book))
+    book.write_text(f"{'The same thing again. ' * 27}\n\n" * 100, encoding="utf-8")
+    with pytest.raises(InputError, match="the text has 593 characters without repetitions"):
         passages_in(str(book))
 
 
@@ -132,7 +135,7 @@ def test_the_shortest_text_is_enough_for_training_and_measuring(tmp_path: Path, 
 @pytest.mark.parametrize("characters", [SHORTEST, 99_999, 100_000, 499_999, 500_000, 10**9])
 def test_every_text_gets_a_recipe_that_holds(tmp_path: Path, characters: int) -> None:
     size = size_for(characters)
-    (tmp_path / "book.txt").write_text("To be or not to be. " * 2_000, encoding="utf-8")
+    (tmp_path / "book.txt").write_text(" ".join(f"To be or not to be {n}." for n in range(2_000)), encoding="utf-8")
     demo = Demo(tmp_path / "demo", 0, size, str(tmp_path / "book.txt"))
     demo.write_text()
     for made in (pretrain_recipe(demo), sft_recipe(demo)):
