@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +32,7 @@ from pellucid.serving.tools import Call, ToolParser
 
 if TYPE_CHECKING:
     from pellucid.inference.engine import Event
+    from pellucid.inference.params import SamplingParams
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 
@@ -47,46 +48,45 @@ class Piece:
 
 async def complete(service: Service, asked: ChatAsked) -> ChatCompletion:
     """The answer, whole. Raises `InputError` and `ApiError` for what cannot be answered."""
-    ask = await prepare(service, asked)
-    speakers = [Speaker(service.tokenizer, asked) for _ in range(ask.params.n)]
+    params = parameters(service, asked)
+    speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     pieces: list[list[Piece]] = [[] for _ in speakers]
-    async with service.loop.ask([ask]) as events:
-        async for _, event in events:
-            pieces[event.index].append(speakers[event.index].take(event))
+    with service.loop.room(params.n):
+        prompt = await read_prompt(service, asked)
+        async with service.loop.ask([Ask(prompt, params)]) as events:
+            async for _, event in events:
+                pieces[event.index].append(speakers[event.index].take(event))
     return ChatCompletion(
         id=_new_id(),
         object="chat.completion",
         created=int(time.time()),
         model=service.settings.name,
         choices=[_whole(index, own) for index, own in enumerate(pieces)],
-        usage=usage([ask.prompt], sum(map(len, pieces))),
+        usage=usage([prompt], sum(map(len, pieces))),
     )
 
 
 async def parts(service: Service, asked: ChatAsked) -> AsyncGenerator[ChatChunk, None]:
     """The answer, part by part: the role first, the reason of the end last, and with `include_usage` the tokens."""
-    ask = await prepare(service, asked)
-    speakers = [Speaker(service.tokenizer, asked) for _ in range(ask.params.n)]
+    params = parameters(service, asked)
+    speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     head = Head(service, asked)
     drawn = 0
-    async with service.loop.ask([ask]) as events:
-        for index in range(len(speakers)):
-            yield head.chunk(index, Answer(role="assistant", content=""))
-        async for _, event in events:
-            drawn += 1
-            piece = speakers[event.index].take(event)
-            logprobs = piece.logprobs
-            for delta in piece.deltas or ([Answer(content="")] if logprobs else []):
-                yield head.chunk(event.index, delta, logprobs)
-                logprobs = None  # they go with the first part
-            if piece.finish_reason is not None:
-                yield head.chunk(event.index, Answer(), end=(piece.finish_reason, piece.finish_detail))
+    with service.loop.room(params.n):
+        prompt = await read_prompt(service, asked)
+        async with service.loop.ask([Ask(prompt, params)]) as events:
+            for index in range(params.n):
+                yield head.chunk(index, Answer(role="assistant", content=""))
+            async for _, event in events:
+                drawn += 1
+                for chunk in head.chunks(event.index, speakers[event.index].take(event)):
+                    yield chunk
     if head.counts:
-        yield head.last(usage([ask.prompt], drawn))
+        yield head.last(usage([prompt], drawn))
 
 
-async def prepare(service: Service, asked: ChatAsked) -> Ask:
-    """The prompt that the template writes, and the sampling parameters."""
+def parameters(service: Service, asked: ChatAsked) -> SamplingParams:
+    """How the answer is to be drawn."""
     wanted = asked.sampling()
     if asked.max_completion_tokens is not None:
         wanted["max_tokens"] = asked.max_completion_tokens
@@ -95,11 +95,14 @@ async def prepare(service: Service, asked: ChatAsked) -> Ask:
     wanted.update(_constraint(asked))
     if wanted.get("max_tokens") == 0:
         raise InputError("max_tokens = 0 gives no answer: give at least 1")
-    params = service.sampling(wanted, {}).params
-    service.loop.check_room(params.n)
+    return service.sampling(wanted, {}).params
+
+
+async def read_prompt(service: Service, asked: ChatAsked) -> list[int]:
+    """The token ids of what the template writes."""
     ids = await service.in_text_thread(lambda: chat_ids(service.tokenizer, asked))
     service.check_prompt(ids, "the conversation")
-    return Ask(ids, params)
+    return ids
 
 
 def _constraint(asked: ChatAsked) -> dict[str, Any]:
@@ -248,6 +251,15 @@ class Head:
         if end[0] is not None:
             choice.finish_detail = end[1]
         return self._of([choice], None)
+
+    def chunks(self, index: int, piece: Piece) -> Iterator[ChatChunk]:
+        """Those of a piece: the probabilities go with its first part, and the end has a chunk of its own."""
+        logprobs = piece.logprobs
+        for delta in piece.deltas or ([Answer(content="")] if logprobs else []):
+            yield self.chunk(index, delta, logprobs)
+            logprobs = None
+        if piece.finish_reason is not None:
+            yield self.chunk(index, Answer(), end=(piece.finish_reason, piece.finish_detail))
 
     def last(self, counted: Usage) -> ChatChunk:
         return self._of([], counted)

@@ -17,49 +17,49 @@ from pellucid.serving.service import Service, usage
 
 if TYPE_CHECKING:
     from pellucid.inference.engine import Event
+    from pellucid.inference.params import SamplingParams
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 DEFAULTS = {"max_tokens": 16}  # as OpenAI's API has it
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A request that has been understood. n: answers to each prompt."""
+class Prompts:
+    """What the texts and ids of a request are as tokens. unwritten: how many at the beginning of each its text does not
+    show: a BOS that was added."""
 
-    asks: list[Ask]
-    unwritten: list[int]  # tokens at the beginning of each prompt that its text does not show: a BOS that was added
-    n: int
-
-    @property
-    def prompts(self) -> list[Sequence[int]]:
-        return [one.prompt for one in self.asks]
+    ids: list[list[int]]
+    unwritten: list[int]
 
 
 async def complete(service: Service, asked: CompletionAsked) -> Completion:
     """The answer, whole. Raises `InputError` and `ApiError` for what cannot be answered."""
-    plan = await prepare(service, asked)
-    answers = Answers(service.tokenizer, asked, plan)
-    async with service.loop.ask(plan.asks) as events:
-        async for number, event in events:
-            answers.take(number, event)
-    head = Head(service, asked)
-    return head.part(answers.whole(), usage(plan.prompts, answers.drawn))
+    params, given = parameters(service, asked), as_list(asked.prompt)
+    with service.loop.room(len(given) * answers_of(params)):
+        prompts = await read_prompts(service, given)
+        answers = Answers(service.tokenizer, asked, prompts, params.n)
+        async with service.loop.ask([Ask(ids, params) for ids in prompts.ids]) as events:
+            async for number, event in events:
+                answers.take(number, event)
+    return Head(service, asked).part(answers.whole(), usage(prompts.ids, answers.drawn))
 
 
 async def parts(service: Service, asked: CompletionAsked) -> AsyncGenerator[Completion, None]:
     """The answer, part by part; with `include_usage` a last one that counts the tokens."""
-    plan = await prepare(service, asked)
-    answers = Answers(service.tokenizer, asked, plan)
+    params, given = parameters(service, asked), as_list(asked.prompt)
     head = Head(service, asked)
-    async with service.loop.ask(plan.asks) as events:
-        async for number, event in events:
-            yield head.part([answers.take(number, event)])
+    with service.loop.room(len(given) * answers_of(params)):
+        prompts = await read_prompts(service, given)
+        answers = Answers(service.tokenizer, asked, prompts, params.n)
+        async with service.loop.ask([Ask(ids, params) for ids in prompts.ids]) as events:
+            async for number, event in events:
+                yield head.part([answers.take(number, event)])
     if head.counts:
-        yield head.part([], usage(plan.prompts, answers.drawn))
+        yield head.part([], usage(prompts.ids, answers.drawn))
 
 
-async def prepare(service: Service, asked: CompletionAsked) -> Plan:
-    """The prompts' ids and the parameters of each."""
+def parameters(service: Service, asked: CompletionAsked) -> SamplingParams:
+    """How the answers are to be drawn."""
     wanted = asked.sampling()
     if asked.max_tokens == 0:
         if not asked.echo:
@@ -72,18 +72,18 @@ async def prepare(service: Service, asked: CompletionAsked) -> Plan:
     if asked.logprobs is not None:
         wanted["logprobs"] = asked.logprobs
         wanted["prompt_logprobs"] = asked.logprobs if asked.echo else None
-    params = service.sampling(wanted, DEFAULTS).params
-    given = _as_list(asked.prompt)
-    service.loop.check_room(len(given) * answers_of(params))
+    return service.sampling(wanted, DEFAULTS).params
+
+
+async def read_prompts(service: Service, given: Sequence[str | list[int]]) -> Prompts:
+    """The prompts as token ids."""
     prompts = await service.in_text_thread(lambda: [_ids(service.tokenizer, one) for one in given])
     for number, ids in enumerate(prompts, 1):
         service.check_prompt(ids, f"prompt {number}" if len(prompts) > 1 else "the prompt")
-    added = service.tokenizer.adds_bos
-    unwritten = [int(added and isinstance(one, str)) for one in given]
-    return Plan([Ask(ids, params) for ids in prompts], unwritten, params.n)
+    return Prompts(prompts, [int(service.tokenizer.adds_bos and isinstance(one, str)) for one in given])
 
 
-def _as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | list[int]]:
+def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | list[int]]:
     """One prompt or many, of text or token ids, as many."""
     if isinstance(prompt, str):
         return [prompt]
@@ -112,25 +112,25 @@ class Written(NamedTuple):
 class Answers:
     """All answers to a request while they come. drawn: tokens so far."""
 
-    def __init__(self, tokenizer: Tokenizer, asked: CompletionAsked, plan: Plan) -> None:
+    def __init__(self, tokenizer: Tokenizer, asked: CompletionAsked, prompts: Prompts, n: int) -> None:
         self.drawn = 0
-        self._tokenizer, self._asked, self._plan = tokenizer, asked, plan
-        self._prompts: dict[int, list[Scored]] = {}  # by the prompt's number
+        self._tokenizer, self._asked, self._prompts, self._n = tokenizer, asked, prompts, n
+        self._scored: dict[int, list[Scored]] = {}  # by the prompt's number
         self._tables: dict[int, CompletionTable] = {}  # by the answer's index, as what follows
         self._parts: dict[int, list[CompletionChoice]] = {}
 
     def take(self, number: int, event: Event) -> CompletionChoice:
         """The next part of an answer to prompt `number`: the first one begins with the prompt, where it is echoed."""
-        index = number * self._plan.n + event.index
+        index = number * self._n + event.index
         if event.prompt_logprobs is not None:
-            self._prompts[number] = scored_prompt(self._plan.asks[number].prompt, event)
+            self._scored[number] = scored_prompt(self._prompts.ids[number], event)
         echoed = bool(self._asked.echo) and index not in self._parts
         written = self._written(event)
         table = None
         if self._asked.logprobs is not None:
-            prompt = self._prompts[number] if echoed else []
+            prompt = self._scored[number] if echoed else []
             builder = self._tables.setdefault(index, CompletionTable(self._tokenizer))
-            table = builder.add([*prompt, *written.scored], unwritten=self._plan.unwritten[number] if echoed else 0)
+            table = builder.add([*prompt, *written.scored], unwritten=self._prompts.unwritten[number] if echoed else 0)
         part = CompletionChoice(
             index=index,
             text=self._echo(number) + written.text if echoed else written.text,
@@ -156,7 +156,7 @@ class Answers:
         return Written(event.text, [scored], reason, event.finish_detail)
 
     def _echo(self, number: int) -> str:
-        return self._tokenizer.decode(self._plan.asks[number].prompt[self._plan.unwritten[number] :])
+        return self._tokenizer.decode(self._prompts.ids[number][self._prompts.unwritten[number] :])
 
 
 def scored_prompt(prompt: Sequence[int], event: Event) -> list[Scored]:

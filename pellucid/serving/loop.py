@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -91,8 +91,12 @@ class EngineLoop:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def check_room(self, answers: int) -> None:
-        """Raises `ApiError` (429) if so many answers more are too many, `InputError` if they always are."""
+    @contextmanager
+    def room(self, answers: int) -> Iterator[None]:
+        """A place for so many answers, from before their prompts are read until the block is left.
+
+        Raises `ApiError` (429) where there is none now, `InputError` where there never is.
+        """
         if answers > self.max_answers:
             raise InputError(
                 f"this asks for {answers} answers at once, and the server takes {self.max_answers}: split it"
@@ -101,18 +105,20 @@ class EngineLoop:
             raise full(self.under_way, answers)
         if self._stopping or not self.alive:
             raise stopped()
+        self.under_way += answers
+        try:
+            yield
+        finally:
+            self.under_way -= answers
 
     @asynccontextmanager
     async def ask(self, asks: Sequence[Ask]) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
         """The events of all these prompts, each with its prompt's number, once all of them have been accepted.
 
         Leaving the `with` block aborts what is unfinished, before the engine's next step.
-        Raises what `check_room` does, and the engine's `InputError` for a prompt that it cannot answer; the iterator
-        raises `ApiError` (408) when the time is over, and `PellucidError` when the engine fails.
+        Raises the engine's `InputError` for a prompt that it cannot answer; the iterator raises `ApiError` (408) when
+        the time is over, and `PellucidError` when the engine fails.
         """
-        answers = sum(answers_of(one.params) for one in asks)
-        self.check_room(answers)
-        self.under_way += answers
         pending = Pending(asks, asyncio.Queue(), time.perf_counter())
         timer = self._home.call_later(self.timeout, pending.inbox.put_nowait, timed_out(self.timeout))
         self._commands.put(partial(self._add, pending))
@@ -123,7 +129,6 @@ class EngineLoop:
             yield _events(pending.inbox, sum(one.params.n for one in asks))
         finally:
             timer.cancel()
-            self.under_way -= answers
             self._commands.put(partial(self._drop, pending))
 
     # What follows runs in the engine's thread.

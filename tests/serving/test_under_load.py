@@ -84,13 +84,33 @@ def test_the_queue_has_an_end() -> None:
         assert live.chat(max_tokens=1).status == 200
 
 
+def test_prompts_that_are_being_read_are_in_the_queue_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, go_on = Scripted("x"), threading.Event()
+    encode = engine.tokenizer.encode
+
+    def slowly(text: str, **options: bool) -> list[int]:
+        go_on.wait(20)
+        return encode(text, **options)
+
+    monkeypatch.setattr(engine.tokenizer, "encode", slowly)
+    with serving(engine, max_answers=1) as live:
+        first = threading.Thread(target=live.complete)
+        first.start()
+        until(lambda: live.service.loop.under_way == 1)
+        assert live.complete().status == 429 and not engine.busy
+        go_on.set()
+        first.join()
+        assert live.complete().status == 200
+
+
 def test_ten_thousand_requests_at_once() -> None:
     """All but those that fit are refused at once, none is lost, nothing is left behind."""
 
     async def one(loop: EngineLoop) -> str:
         try:
-            async with loop.ask([Ask([1, 2], SamplingParams(max_tokens=3))]) as events:
-                return "".join([event.text async for _, event in events])
+            with loop.room(1):
+                async with loop.ask([Ask([1, 2], SamplingParams(max_tokens=3))]) as events:
+                    return "".join([event.text async for _, event in events])
         except ApiError as error:
             return str(error.status)
 
