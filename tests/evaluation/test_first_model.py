@@ -104,8 +104,8 @@ def test_a_short_text_is_refused_with_both_numbers(tmp_path: Path) -> None:
     book.write_text("Too short. " * 50, encoding="utf-8")
     with pytest.raises(InputError, match=rf"book.txt: the text has 5\d\d characters .* from {SHORTEST:,} at least"):
         passages_in(str(book))
-    book.write_text(f"{'The same thing again. ' * 27}\n\n" * 100, encoding="utf-8")
-    with pytest.raises(InputError, match="the text has 593 characters without repetitions"):
+    book.write_text(f"{'The same thing again. ' * 30}\n\n" * 100, encoding="utf-8")
+    with pytest.raises(InputError, match=r"the text has 6\d\d characters without repetitions"):
         passages_in(str(book))
 
 
