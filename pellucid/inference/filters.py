@@ -6,7 +6,9 @@ take chances that are sorted, from the most likely down, and may be those of the
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 256  # tokens whose chances are added up at once, for a draw
@@ -83,10 +85,31 @@ def in_nucleus(chances: Tensor, p: Tensor) -> Tensor:
     return chances >= _last(chances, chances, p)
 
 
+def nucleus_border(chances: Tensor, p: Tensor) -> Tensor:
+    """The smallest chance (B, 1) in the nucleus of mass `p` (B,). `chances` (B, V) are whole, and in any order."""
+    if chances.device.type != "cpu":
+        ordered = chances.sort(-1, descending=True).values
+        return _last(ordered, ordered, p)
+    borders = [_nucleus_border(row, mass) for row, mass in zip(chances.numpy(), p.tolist(), strict=True)]
+    return torch.tensor(borders, dtype=chances.dtype)[:, None]
+
+
+def _nucleus_border(row: NDArray[np.float32], mass: float) -> float:
+    """Sorts what is above some chance, and goes lower until the border is in it: a tenth of sorting all."""
+    least = row.max() / 1024
+    while True:
+        likely = np.sort(row[row >= least])[::-1]
+        before = likely.cumsum(dtype=np.float64) - likely
+        size = int(np.searchsorted(before, mass))
+        if size < len(likely) or len(likely) == len(row):
+            return float(likely[max(1, size) - 1])
+        least = least / 4 if least > 1e-12 else 0.0
+
+
 # Min-p (Nguyen et al. 2024, section 3): keep P(i) >= m * max P
 def in_min_p(chances: Tensor, minimum: Tensor) -> Tensor:
-    """Which of sorted `chances` (B, M) are at least `minimum` (B,) times the largest."""
-    return chances >= chances[:, :1] * minimum[:, None]
+    """Which of `chances` (B, M) are at least `minimum` (B,) times the largest."""
+    return chances >= chances.amax(-1, keepdim=True) * minimum[:, None]
 
 
 # Locally typical sampling (Meister et al. 2023, section 3): the smallest set of tokens whose surprise -ln P is nearest

@@ -202,26 +202,39 @@ class Sampler:
             if asked.typical_p is not None:
                 chances = chances.where(filters.in_typical(chances, asked.typical_p), 0.0)
             return filters.draw(chances, uniforms)
-        whole = filters.chances(scores, asked.heat) if group.way == "nucleus" else None
-        return _among(scores, whole, self.vocab_size if group.way == "sorted" else filters.GUESS, asked, uniforms)
+        if group.way == "nucleus":
+            return _in_nucleus(scores, asked, uniforms)
+        return _among(scores, self.vocab_size if group.way == "sorted" else filters.GUESS, asked, uniforms)
 
 
-def _among(scores: Tensor, whole: Tensor | None, count: int, asked: _Filters, uniforms: Tensor) -> Tensor:
+def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> Tensor:
     """A token of each row, of those among its `count` likeliest that pass the filters.
 
-    Where more may pass, the row is drawn again among more. whole: the chances among all tokens; None: those among the
-    likeliest alone will do.
+    Where more may pass, the row is drawn again among more.
     """
     values, ids = filters.most(scores, count)  # (B, M)
-    chances = filters.chances(values, asked.heat) if whole is None else whole.gather(-1, ids)
+    chances = filters.chances(values, asked.heat)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, asked.typical_p)
     drawn = ids.gather(-1, filters.draw(chances.where(passing, 0.0), uniforms)[:, None])[:, 0]
     if count >= scores.shape[-1] or not more.any():
         return drawn
     again = more.nonzero()[:, 0]
-    whole = None if whole is None else whole[again]
-    farther = _among(scores[again], whole, filters.FARTHER * count, asked.of(again), uniforms[again])
+    farther = _among(scores[again], filters.FARTHER * count, asked.of(again), uniforms[again])
     return drawn.index_copy(0, again, farther)
+
+
+def _in_nucleus(scores: Tensor, asked: _Filters, uniforms: Tensor) -> Tensor:
+    """The same for rows with a top-p and no top-k, whose chances are those among all tokens."""
+    whole = filters.chances(scores, asked.heat)
+    chances, ids = filters.most(whole, filters.GUESS)  # (B, M)
+    passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, None)
+    drawn = ids.gather(-1, filters.draw(chances.where(passing, 0.0), uniforms)[:, None])[:, 0]
+    if not more.any():
+        return drawn
+    again = more.nonzero()[:, 0]
+    whole, asked = whole[again], asked.of(again)
+    passing = (whole >= filters.nucleus_border(whole, asked.top_p)) & filters.in_min_p(whole, asked.min_p)
+    return drawn.index_copy(0, again, filters.draw(whole.where(passing, 0.0), uniforms[again]))
 
 
 def _no_token(logits: Tensor, best: Tensor) -> NoToken:

@@ -170,6 +170,19 @@ def test_a_draw_never_gives_what_has_no_chance(uniform: float) -> None:
         assert filters.draw(chances, torch.tensor([uniform], dtype=torch.float64)).item() == only
 
 
+@given(
+    seeds, st.sampled_from([1e-300, 0.1, 0.5, 0.95, 0.999, 0.9999999]), st.sampled_from([1, 97, 3000]), st.booleans()
+)
+def test_the_border_of_a_nucleus_is_that_of_the_sorted_distribution(
+    seed: int, p: float, size: int, with_equals: bool
+) -> None:
+    logits = random_logits(seed, 2, size)
+    chances = (logits.round() if with_equals else logits).softmax(-1)
+    border = filters.nucleus_border(chances, column(p, 2))
+    inside = filters.in_nucleus(chances.sort(-1, descending=True).values, column(p, 2))
+    assert (chances >= border).sum(-1).tolist() == inside.sum(-1).tolist()
+
+
 @given(seeds, st.integers(1, 20), st.sampled_from([5, 64, 5000, 6400]), st.booleans())
 def test_the_most_are_those_of_a_sort(seed: int, count: int, size: int, with_equals: bool) -> None:
     values = random_logits(seed, 2, size)

@@ -127,17 +127,16 @@ def transformers_chances(logits: torch.Tensor, fields: dict[str, Any]) -> torch.
 
 @given(
     seeds,
-    st.sampled_from([0.5, 0.999, 0.9999999]),
-    st.sampled_from([0, 700, 5000]),
+    st.sampled_from(
+        [{"top_k": 700, "top_p": 0.5}, {"top_k": 5000, "top_p": 0.999}, {"min_p": 1e-3}, {"typical_p": 0.9}]
+    ),
     st.sampled_from([0.1, 1.0]),
-    st.floats(0.0, 1e-3),
 )
 @settings(max_examples=30)
-def test_a_guess_that_is_too_small_is_made_up_for(seed: int, p: float, k: int, spread: float, minimum: float) -> None:
+def test_a_guess_that_is_too_small_is_made_up_for(seed: int, fields: dict[str, float], spread: float) -> None:
     """A flat distribution, whose kept tokens are more than the first guess, gives what it would give at once."""
     size = 6000
     logits = spread * torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
-    fields = {"top_p": p, "top_k": k, "min_p": minimum} if minimum else {"typical_p": p}
     with pytest.MonkeyPatch.context() as patch:
         drawn = Sampler(size)(logits, [row(vocab_size=size, seed=seed, **fields) for _ in range(3)])
         patch.setattr(filters, "GUESS", size)
