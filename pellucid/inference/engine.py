@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pellucid.inference.blocks import BlockPool
+from pellucid.inference.drafts import Pace, PromptLookup
 from pellucid.inference.filters import log_probabilities
 from pellucid.inference.generate import Answer, Request, TokenEvent, chances_of, drawable, prepare
 from pellucid.inference.params import SamplingParams
@@ -77,11 +79,17 @@ class _Asked:
 
 @dataclass(slots=True, eq=False)
 class _Writer:
-    """An answer under way, and the request that it belongs to."""
+    """An answer under way, and the request that it belongs to.
+
+    row: of the step's logits, the one to draw from next. guesses: drafted for it in this step, still to be judged.
+    """
 
     asked: _Asked
     index: int
     answer: Answer
+    lookup: PromptLookup | None
+    row: int = 0
+    guesses: list[int] = field(default_factory=list)
 
 
 class Engine:
@@ -89,6 +97,8 @@ class Engine:
 
     num_blocks: of the cache; None: as many as all sequences can fill, or half of the free memory holds.
     max_sequences, max_tokens_per_step: see `Scheduler`. native: see `Runner`.
+    guesses: so many tokens at most are guessed ahead from the text before, and judged together, where that pays (see
+    `drafts`); 0: none.
     """
 
     def __init__(
@@ -101,6 +111,7 @@ class Engine:
         max_sequences: int = MAX_SEQUENCES,
         max_tokens_per_step: int = MAX_TOKENS_PER_STEP,
         native: bool = True,
+        guesses: int = 0,
     ):
         weight, context = model.embedding.weight, model.config.max_positions
         if num_blocks is None:
@@ -114,7 +125,8 @@ class Engine:
             max_length=context,
         )  # fmt: skip
         self.max_length = self.scheduler.max_length
-        self.steps = self.tokens_read = self.tokens_drawn = 0
+        self.steps = self.tokens_read = self.tokens_drawn = self.tokens_guessed = self.guesses_taken = 0
+        self._guesses, self._pace = guesses, Pace()
         self._sampler = Sampler(drawable(model, tokenizer), weight.device)
         self._numbers = itertools.count()
         self._asked: dict[int, _Asked] = {}
@@ -131,6 +143,8 @@ class Engine:
             "steps": self.steps,
             "tokens_read": self.tokens_read,
             "tokens_drawn": self.tokens_drawn,
+            "tokens_guessed": self.tokens_guessed,
+            "guesses_taken": self.guesses_taken,
         }
 
     def add(self, prompt: Several[int], params: SamplingParams) -> int:
@@ -146,7 +160,10 @@ class Engine:
         sequence = Sequence(prompt, wanted_from=None if asked.scores is None else 0)
         self.scheduler.add(sequence)
         self._asked[asked.id] = asked
-        self._writers[sequence] = [_Writer(asked, index, answer) for index, answer in enumerate(answers)]
+        self._writers[sequence] = [
+            _Writer(asked, index, answer, PromptLookup() if self._guesses else None)
+            for index, answer in enumerate(answers)
+        ]
         asked.sequences.append(sequence)
         return asked.id
 
@@ -160,23 +177,40 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute once for all that is under way; the tokens that came of it, none while prompts are read."""
+        started, guessing = time.perf_counter(), self._guess()
         step, sequences = self.scheduler.schedule()
         if not step.chunks:
             return []
         logits = self.runner.run(step)  # (sum of wanted, V)
         self.steps += 1
         self.tokens_read += sum(len(chunk.tokens) for chunk in step.chunks)
-        turns: list[tuple[_Writer, int]] = []  # who draws from which row of the logits
+        turns: list[_Writer] = []
         row = 0
         for chunk, sequence in zip(step.chunks, sequences, strict=True):
             self._score(chunk, sequence, logits[row : row + chunk.wanted])
             row += chunk.wanted
-            if chunk.start + len(chunk.tokens) == len(sequence.token_ids):
-                turns += [(writer, row - 1) for writer in self._writers[sequence]]
+            guesses = chunk.start + len(chunk.tokens) - len(sequence.token_ids)
+            if guesses >= 0:  # all that is known is in
+                for writer in self._writers[sequence]:
+                    writer.row, writer.guesses = row - 1 - guesses, chunk.tokens[len(chunk.tokens) - guesses :]
+                    turns.append(writer)
         drawn = self._draw(logits, turns)
-        first = [self._writers[sequence][0] for sequence in sequences]
-        self.scheduler.commit([[drawn[writer].token_id] if writer in drawn else [] for writer in first])
-        return list(self._take(drawn, sequences))
+        first = [drawn.get(self._writers[sequence][0], []) for sequence in sequences]
+        self.scheduler.commit([[event.token_id for event in events] for events in first])
+        shown = list(self._take(drawn, sequences))
+        if self._guesses and len(turns) == len(sequences):  # no step that reads prompts
+            self._pace.note(guessing, sum(map(len, drawn.values())), time.perf_counter() - started)
+        return shown
+
+    def _guess(self) -> bool:
+        """Draft for every answer that is being written, if that pays; whether it was done."""
+        if not self._guesses or not self._pace.choose():
+            return False
+        for sequence in self.scheduler.running:
+            own, *others = self._writers[sequence]
+            if sequence.pending == 1 and not others and own.lookup is not None:
+                sequence.drafted = own.lookup.guess(sequence.token_ids, self._guesses)
+        return True
 
     def _requests(self, prompt: Several[int], params: SamplingParams, several: int) -> Iterator[Request]:
         """The same prompt once for each answer, each with a seed of its own."""
@@ -201,30 +235,37 @@ class Engine:
             for own, best, of in zip(chosen.tolist(), values.tolist(), ids.tolist(), strict=True):
                 asked.scores.append((own, tuple(zip(of, best, strict=True))))
 
-    def _draw(self, logits: Tensor, turns: list[tuple[_Writer, int]]) -> dict[_Writer, Event]:
-        """A token for each; an error for those that have none to draw."""
-        failed: dict[_Writer, Event] = {}
+    def _draw(self, logits: Tensor, turns: list[_Writer]) -> dict[_Writer, list[Event]]:
+        """The next token of each; more for those whose guesses are drawn. An error for those that have none to draw."""
+        drawn: dict[_Writer, list[Event]] = {writer: [] for writer in turns}
         while turns:
-            rows = [row for _, row in turns]
+            rows = [writer.row for writer in turns]
             own = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
-            answers = [writer.answer for writer, _ in turns]
+            answers = [writer.answer for writer in turns]
             try:
                 tokens = self._sampler(own[:, : self._sampler.vocab_size], [one.request.row for one in answers])
             except NoToken as error:
-                for place in error.rows:
-                    writer = turns[place][0]
-                    failed[writer] = Event(writer.asked.id, writer.index, 0, "", None, (), "error", str(error))
-                turns = [turn for place, turn in enumerate(turns) if place not in error.rows]
+                for writer in (turns[place] for place in error.rows):
+                    failed = Event(writer.asked.id, writer.index, 0, "", None, (), "error", str(error))
+                    drawn[writer].append(failed)
+                turns = [writer for place, writer in enumerate(turns) if place not in error.rows]
                 continue
             self.tokens_drawn += len(turns)
-            chances = chances_of(own, tokens, answers)
-            found = zip(turns, tokens.tolist(), chances, strict=True)
-            return failed | {
-                writer: _event(writer, writer.answer.take(token, *chance)) for (writer, _), token, chance in found
-            }
-        return failed
+            going_on = []
+            for writer, token, chance in zip(turns, tokens.tolist(), chances_of(own, tokens, answers), strict=True):
+                event = _event(writer, writer.answer.take(token, *chance))
+                drawn[writer].append(event)
+                if writer.guesses:
+                    self.tokens_guessed += 1
+                    right = writer.guesses.pop(0) == token
+                    self.guesses_taken += right
+                    if right and event.finish_reason is None:
+                        writer.row += 1
+                        going_on.append(writer)
+            turns = going_on
+        return drawn
 
-    def _take(self, drawn: dict[_Writer, Event], sequences: list[Sequence]) -> Iterator[Event]:
+    def _take(self, drawn: dict[_Writer, list[Event]], sequences: list[Sequence]) -> Iterator[Event]:
         """After the step: answers to one prompt part, those that are done leave, and what may be shown is."""
         for sequence in sequences:
             writers = self._writers[sequence]
@@ -233,16 +274,17 @@ class Engine:
             own, *others = writers
             self._writers[sequence] = [own]
             for writer in others:
-                if drawn[writer].finish_reason is None:
-                    child = self.scheduler.fork(sequence, drawn[writer].token_id)
+                if drawn[writer][-1].finish_reason is None:
+                    child = self.scheduler.fork(sequence, drawn[writer][-1].token_id)
                     self._writers[child] = [writer]
                     writer.asked.sequences.append(child)
-            if drawn[own].finish_reason is not None:
+            if drawn[own][-1].finish_reason is not None:
                 self.scheduler.finish(sequence)
                 own.asked.sequences.remove(sequence)
                 del self._writers[sequence]
             for writer in writers:
-                yield from self._show(writer.asked, drawn[writer])
+                for event in drawn[writer]:
+                    yield from self._show(writer.asked, event)
 
     def _show(self, asked: _Asked, event: Event) -> Iterator[Event]:
         asked.left -= event.finish_reason is not None
