@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Event:
     text: str
     logprob: float | None
     alternatives: tuple[tuple[int, float], ...]
-    finish_reason: str | None
+    finish_reason: Literal["stop", "length", "error"] | None
     finish_detail: str | int | None
     prompt_logprobs: tuple[Score, ...] | None = None
 

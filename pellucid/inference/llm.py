@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from pellucid.checkpoints.load import load
 from pellucid.errors import InputError, PellucidError
@@ -127,5 +127,5 @@ def take(completion: Completion, event: Event, seconds: float) -> None:
         completion.logprobs.append(event.logprob)
         completion.alternatives.append(event.alternatives)
     if event.finish_reason is not None and event.finish_detail is not None:
-        completion.finish_reason = cast("Literal['stop', 'length']", event.finish_reason)
+        completion.finish_reason = event.finish_reason
         completion.finish_detail = event.finish_detail

@@ -14,8 +14,9 @@ template <typename T>
 void linear(const T* x, const T* w, const T* bias, T* y, long rows, long inputs, long outputs) {
     typedef typename Reader<T>::Arranged X;
     static thread_local std::vector<X> buffer;
-    buffer.resize(rows * inputs);
-    for (long m = 0; m < rows; m++) Reader<T>::arrange(x + m * inputs, buffer.data() + m * inputs, inputs);
+    buffer.resize((rows + 1) * inputs);
+    for (long m = 0; m < rows; m++)
+        lay_out<T>(x + m * inputs, m, rows, inputs, buffer.data() + rows * inputs, buffer.data());
     const X* arranged = buffer.data();
 #pragma omp parallel for schedule(static)
     for (long n = 0; n < outputs; n++) {

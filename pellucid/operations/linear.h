@@ -82,26 +82,43 @@ struct Reader<uint16_t> {
 };
 #endif
 
+// Rows of x as `dots` reads them: eight rows at a time (fewer at the end), a Chunk of each after the other, so that one
+// pointer walks over all of them. What is left of each row behind its last whole STEP stands behind that, row by row.
+constexpr long TOGETHER = 8;
+
+template <typename X>
+inline void place_row(const X* row, X* x, long m, long rows, long inputs) {
+    const long first = m / TOGETHER * TOGETHER, M = rows - first < TOGETHER ? rows - first : TOGETHER;
+    const long whole = inputs / STEP * STEP, rest = inputs - whole;
+    X* tile = x + first * inputs;
+    for (long k = 0; k < whole; k += CHUNK)
+        std::memcpy(tile + k * M + (m - first) * CHUNK, row + k, CHUNK * sizeof(X));
+    std::memcpy(tile + whole * M + (m - first) * rest, row + whole, rest * sizeof(X));
+}
+
 // total[m] = sum_k x[m][k] w[k], for one row w of the weights and M rows of x. The row after it, which comes next, is
 // fetched meanwhile.
 template <int M, typename T, typename X>
 inline void dot(const X* x, const T* w, long inputs, float* total) {
     typedef typename Reader<T>::Chunk Chunk;
     floats sums[M][CHAINS] = {};
-    long k = 0;
-    for (; k + STEP <= inputs; k += STEP)
+    const long whole = inputs / STEP * STEP, rest = inputs - whole;
+    const X* place = x;
+    for (long k = 0; k < whole; k += STEP, place += M * STEP) {
+        __builtin_prefetch(w + k + inputs);
+        __builtin_prefetch(w + k + inputs + CHUNK);
+        if (sizeof(T) == 4) __builtin_prefetch(w + k + inputs + LANES);
+        if (sizeof(T) == 4) __builtin_prefetch(w + k + inputs + CHUNK + LANES);
 #pragma GCC unroll 2
         for (int c = 0; c < CHAINS; c++) {
-            const T* place = w + k + c * CHUNK;
-            __builtin_prefetch(place + inputs);
-            if (sizeof(T) == 4) __builtin_prefetch(place + inputs + LANES);
-            const Chunk weights(place);
+            const Chunk weights(w + k + c * CHUNK);
 #pragma GCC unroll 8
-            for (int m = 0; m < M; m++) add_product(sums[m][c], weights, Chunk(x + m * inputs + k + c * CHUNK));
+            for (int m = 0; m < M; m++) add_product(sums[m][c], weights, Chunk(place + (c * M + m) * CHUNK));
         }
+    }
     for (int m = 0; m < M; m++) {
         total[m] = sum(sums[m][0] + sums[m][1]);
-        for (long rest = k; rest < inputs; rest++) total[m] += widen(w[rest]) * widen(x[m * inputs + rest]);
+        for (long i = 0; i < rest; i++) total[m] += widen(w[whole + i]) * widen(place[m * rest + i]);
     }
 }
 
@@ -109,7 +126,7 @@ inline void dot(const X* x, const T* w, long inputs, float* total) {
 template <typename T, typename X>
 inline void dots(const X* x, const T* w, long rows, long inputs, float* total) {
     long m = 0;
-    for (; m + 8 <= rows; m += 8) dot<8>(x + m * inputs, w, inputs, total + m);
+    for (; m + TOGETHER <= rows; m += TOGETHER) dot<TOGETHER>(x + m * inputs, w, inputs, total + m);
     x += m * inputs, total += m;
     switch (rows - m) {
         case 1: return dot<1>(x, w, inputs, total);
@@ -120,4 +137,12 @@ inline void dots(const X* x, const T* w, long rows, long inputs, float* total) {
         case 6: return dot<6>(x, w, inputs, total);
         case 7: return dot<7>(x, w, inputs, total);
     }
+}
+
+// Row m of `rows` rows, put to its place among those that `dots` reads. row: room for one.
+template <typename T, typename From>
+inline void lay_out(const From* from, long m, long rows, long inputs, typename Reader<T>::Arranged* row,
+                    typename Reader<T>::Arranged* x) {
+    Reader<T>::arrange(from, row, inputs);
+    place_row(row, x, m, rows, inputs);
 }

@@ -14,7 +14,6 @@
 
 constexpr int BLOCK = 32;
 typedef int32_t sums8 __attribute__((vector_size(32)));
-typedef float floats8 __attribute__((vector_size(32)));
 typedef uint8_t unsigneds __attribute__((vector_size(LANES)));
 typedef int8_t signeds __attribute__((vector_size(LANES)));
 
@@ -129,10 +128,7 @@ inline void quantised_dot(const Rounded* x, const uint8_t* w, long blocks, float
             offsets[m] += block.o * x[m].totals[b];
         }
     }
-    for (int m = 0; m < M; m++) {
-        total[m] = offsets[m];
-        for (int i = 0; i < 8; i++) total[m] += sums[m][i];
-    }
+    for (int m = 0; m < M; m++) total[m] = offsets[m] + sum(sums[m]);
 }
 
 template <typename Format>

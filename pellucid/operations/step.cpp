@@ -170,10 +170,11 @@ void linear(const Operation& op, long count) {
     static thread_local std::vector<X> arranged;
     static thread_local std::vector<float> active, totals;
     const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs;
-    arranged.resize(count * inputs);
+    arranged.resize((count + 1) * inputs);
     totals.resize(count);
     for (long r = 0; r < count; r++)
-        Reader<T>::arrange(activate(op, op.from + r * stride, active), arranged.data() + r * inputs, inputs);
+        lay_out<T>(activate(op, op.from + r * stride, active), r, count, inputs, arranged.data() + count * inputs,
+                   arranged.data());
     const T* weight = (const T*)op.weight;
 #pragma omp for schedule(static)
     for (long n = 0; n < op.outputs; n++) {

@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 constexpr int LANES = 16;          // numbers in a vector
 constexpr int CHUNK = 2 * LANES;   // numbers read at once
 typedef float floats __attribute__((vector_size(LANES * 4)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef float floats4 __attribute__((vector_size(16)));
 typedef uint32_t words __attribute__((vector_size(LANES * 4)));
 typedef int32_t integers __attribute__((vector_size(LANES * 4)));
 typedef uint16_t halves __attribute__((vector_size(LANES * 2)));
@@ -52,12 +55,19 @@ inline void store(floats vector, float* place) { std::memcpy(place, &vector, siz
 
 inline floats all(float value) { return floats{} + value; }
 
+// The half of a vector is added to the other half, again and again: registers, not memory.
+inline float sum(floats4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+inline float sum(floats8 vector) {
+    floats4 halves[2];
+    std::memcpy(halves, &vector, sizeof vector);
+    return sum(halves[0] + halves[1]);
+}
+
 inline float sum(floats vector) {
-    float lanes[LANES];
-    std::memcpy(lanes, &vector, sizeof lanes);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    return lanes[0];
+    floats8 halves[2];
+    std::memcpy(halves, &vector, sizeof vector);
+    return sum(halves[0] + halves[1]);
 }
 
 inline floats larger(floats a, floats b) { return a > b ? a : b; }

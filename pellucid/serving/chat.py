@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError
 from pellucid.serving.answers import (
@@ -188,7 +188,7 @@ class Speaker:
         logprobs = None
         if self._scored and event.finish_reason != "error":
             logprobs = [in_chat(self._tokenizer, Scored(event.token_id, event.logprob, event.alternatives))]
-        reason = cast("FinishReason | None", event.finish_reason)
+        reason: FinishReason | None = event.finish_reason
         if reason == "stop" and self._parser is not None and self._parser.called:
             reason = "tool_calls"
         return Piece([self._delta(one) for one in found], logprobs, reason, event.finish_detail)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from pellucid.errors import InputError
 from pellucid.serving.answers import Completion, CompletionChoice, FinishReason, Usage
@@ -152,8 +152,7 @@ class Answers:
             return Written(event.text, [], "error", event.finish_detail)
         self.drawn += 1
         scored = Scored(event.token_id, event.logprob, event.alternatives)
-        reason = cast("FinishReason | None", event.finish_reason)
-        return Written(event.text, [scored], reason, event.finish_detail)
+        return Written(event.text, [scored], event.finish_reason, event.finish_detail)
 
     def _echo(self, number: int) -> str:
         return self._tokenizer.decode(self._prompts.ids[number][self._prompts.unwritten[number] :])
