@@ -1,0 +1,106 @@
+"""The engine beside llama.cpp, from the same weights in the same precision: SmolLM2, prompt, batch 1 and batch 8.
+
+    make peers && python benchmarks/engine.py [--precision bfloat16] [--prompt 512] [--new 128] [--repeats 5]
+
+llama.cpp is `llama-batched-bench`, built for this processor, with as many threads; it draws no token, pellucid takes
+the most likely one. The two take turns, and ratios are medians of the pairs. Printed beside them: how near decoding is
+to what memory gives, measured in the same minute. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pellucid
+from pellucid.checkpoints.gguf_save import save_gguf
+from pellucid.inference.engine import Engine
+from pellucid.inference.params import SamplingParams
+from pellucid.operations.ceilings import measure_ceilings
+from pellucid.operations.hardware import describe, use_best_threads
+
+BENCH = Path(__file__).parent.parent / ".cache/peers/llama.cpp/bin/llama-batched-bench"
+BATCHES = (1, 8)
+TYPES = {"bfloat16": "bf16", "float32": "f32"}  # of the GGUF file
+
+
+def ours(engine: Engine, prompt: list[int], new: int, batch: int) -> dict[str, float]:
+    """Tokens/s of the prompts, and of the answers behind their first token."""
+    params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
+    started = time.perf_counter()
+    for number in range(batch):
+        engine.add([number + 1, *prompt[1:]], params)  # no two begin alike, so that nothing is shared
+    first: dict[int, float] = {}
+    while engine.busy:
+        for event in engine.step():
+            first.setdefault(event.id, time.perf_counter() - started)
+    read, whole = max(first.values()), time.perf_counter() - started
+    return {"prompt": batch * len(prompt) / read, "answer": batch * (new - 1) / (whole - read)}
+
+
+def theirs(model: Path, prompt: int, new: int, batch: int, threads: int) -> dict[str, float]:
+    room = str(batch * (prompt + new) + 64)
+    command = [BENCH, "-m", model, "-c", room, "-b", "2048", "-ub", "512", "-npp", prompt, "-ntg", new, "-npl", batch]
+    command += ["-t", threads, "-tb", threads, "--output-format", "jsonl"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    [line] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {"prompt": line["speed_pp"], "answer": line["speed_tg"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=TYPES, default="bfloat16")
+    for name, default in {"prompt": 512, "new": 128, "repeats": 5}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    if not BENCH.exists():
+        print("llama.cpp is not there, and nothing to compare with: make peers")
+        return
+    use_best_threads()
+    threads = torch.get_num_threads()
+    model, tokenizer = pellucid.load("smollm2", dtype=asked.precision)
+    prompt = (tokenizer.encode("Reading a prompt is one large product, and writing is many small ones. ") * 100)[
+        : asked.prompt
+    ]
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.gguf"
+        save_gguf(model, tokenizer, file, kind=TYPES[asked.precision])
+        engine = Engine(model, tokenizer, num_blocks=1024)
+        print(describe(measure_ceilings()))
+        print(f"{asked.precision}, {threads} threads, small steps: {engine.runner.why_not or 'native'}")
+        for batch in BATCHES:
+            ours(engine, prompt, 4, batch)
+            pairs = [
+                (ours(engine, prompt, asked.new, batch), theirs(file, asked.prompt, asked.new, batch, threads))
+                for _ in range(asked.repeats)
+            ]
+            results.append(show(pairs, batch, model, asked, measure_ceilings().memory_read))
+    print(json.dumps({"benchmark": "engine", "precision": asked.precision, "results": results}))
+
+
+def show(
+    pairs: list[tuple[dict[str, float], dict[str, float]]], batch: int, model: Any, asked: Any, memory: float
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"batch": batch}
+    for what in ("prompt", "answer"):
+        mine, other = (statistics.median(pair[side][what] for pair in pairs) for side in (0, 1))
+        ratio = statistics.median(one[what] / two[what] for one, two in pairs)
+        print(f"batch {batch} {what:7} pellucid {mine:7.0f} tokens/s, llama.cpp {other:7.0f}: {ratio:.2f}")
+        found[what] = {"pellucid": mine, "llama.cpp": other, "ratio": ratio}
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    share = size * found["answer"]["pellucid"] / batch / (memory * 1e9)
+    print(f"batch {batch} reads the weights at {share:.0%} of the {memory:.0f} GB/s that memory gave just now")
+    return found | {"share_of_memory": share}
+
+
+if __name__ == "__main__":
+    main()
