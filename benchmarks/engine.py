@@ -10,6 +10,7 @@ to what memory gives, measured in the same minute. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ from pellucid.operations.hardware import describe, use_best_threads
 
 BENCH = Path(__file__).parent.parent / ".cache/peers/llama.cpp/bin/llama-batched-bench"
 BATCHES = (1, 8)
+UNLIKE = itertools.count(1000)  # tokens
 TYPES = {"bfloat16": "bf16", "float32": "f32"}  # of the GGUF file
 
 
@@ -36,8 +38,8 @@ def ours(engine: Engine, prompt: list[int], new: int, batch: int) -> dict[str, f
     """Tokens/s of the prompts, and of the answers behind their first token."""
     params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
     started = time.perf_counter()
-    for number in range(batch):
-        engine.add([number + 1, *prompt[1:]], params)  # no two begin alike, so that nothing is shared
+    for _ in range(batch):
+        engine.add([next(UNLIKE), *prompt[1:]], params)  # no two begin alike, so that nothing is in the cache
     first: dict[int, float] = {}
     while engine.busy:
         for event in engine.step():

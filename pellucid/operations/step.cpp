@@ -6,7 +6,11 @@
 //
 // R rows, one token each; E hidden size, H query heads, K key-value heads, G = H / K, D head dimension.
 
+#include <omp.h>
+
+#include <atomic>
 #include <cmath>
+#include <thread>
 #include <vector>
 
 #include "linear.h"
@@ -19,11 +23,37 @@ enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS };
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
 constexpr long SPAN = 256;  // keys that one task of attention reads
 
+// Where threads wait for one another, some hundred times a step. OpenMP's own barrier spins for as long as it takes; on a
+// machine with other work the thread that is waited for may not be running, and needs the processor that spins.
+class Barrier {
+  public:
+    void wait(int threads) {
+        const int now = round_.load(std::memory_order_acquire);
+        if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            waiting_.store(0, std::memory_order_relaxed);
+            round_.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == now; spins++)
+            if (spins > SPINS) std::this_thread::yield();
+    }
+
+  private:
+    static constexpr int SPINS = 4000;  // some microseconds: longer than an operation's threads differ where all run
+    std::atomic<int> waiting_{0}, round_{0};
+};
+
 // What an operation reads of the step: R rows with their tokens and positions, the place of each in the cache (a slot is
 // block * size + offset), the blocks of its sequence, and which rows' logits are wanted.
 struct Rows {
     const int64_t *tokens, *positions, *slots, *tables, *wanted;
     int64_t count, width, num_wanted;  // width: entries of a row of tables
+};
+
+struct Team {
+    Barrier barrier;
+    int threads;
+    void wait() { barrier.wait(threads); }
 };
 
 struct Operation {
@@ -50,7 +80,7 @@ struct Operation {
 // x_r = scale * table[token_r]; with `add` x_r += table[position_r], learned positions
 template <typename T>
 void embed(const Operation& op, const Rows& rows) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long r = 0; r < rows.count; r++) {
         const T* row = (const T*)op.weight + (op.add ? rows.positions[r] : rows.tokens[r]) * op.outputs;
         float* x = op.to + r * op.outputs;
@@ -61,7 +91,7 @@ void embed(const Operation& op, const Rows& rows) {
 template <typename Format>
 void embed_quantised(const Operation& op, const Rows& rows) {
     const long bytes = op.outputs / BLOCK * Format::BYTES;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long r = 0; r < rows.count; r++) {
         float* x = op.to + r * op.outputs;
         widen_row<Format>((const uint8_t*)op.weight + rows.tokens[r] * bytes, x, op.outputs);
@@ -72,7 +102,7 @@ void embed_quantised(const Operation& op, const Rows& rows) {
 // cos and sin of position * theta_i, times the attention factor
 void angles(const Operation& op, const Rows& rows) {
     const long half = op.outputs / 2;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long r = 0; r < rows.count; r++)
         for (long i = 0; i < half; i++) {
             const float angle = float(rows.positions[r]) * op.from[i];
@@ -106,7 +136,7 @@ void normalise(const float* x, const float* weight, const float* bias, float* y,
 // Of each row, or (inputs < outputs) of each head of it.
 void norm(const Operation& op, const Rows& rows) {
     const long heads = op.outputs / op.inputs;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < rows.count * heads; n++) {
         const long place = n / heads * op.stride + n % heads * op.inputs;
         normalise(op.from + place, (const float*)op.weight, (const float*)op.bias, op.to + place, op.inputs, op.eps,
@@ -176,7 +206,7 @@ void linear(const Operation& op, long count) {
         lay_out<T>(activate(op, op.from + r * stride, active), r, count, inputs, arranged.data() + count * inputs,
                    arranged.data());
     const T* weight = (const T*)op.weight;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < op.outputs; n++) {
         dots(arranged.data(), weight + n * inputs, count, inputs, totals.data());
         put(op, totals.data(), count, n);
@@ -198,7 +228,7 @@ void linear_quantised(const Operation& op, long count) {
         rounded[r] = {bytes.data() + r * inputs, own, own + blocks};
         round_row(activate(op, op.from + r * stride, active), rounded[r], inputs);
     }
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < op.outputs; n++) {
         const uint8_t* row = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
         quantised_dots<Format>(rounded.data(), row, count, blocks, totals.data());
@@ -220,7 +250,7 @@ inline void turn(float* x, const float* angles, long dim) {
 template <typename C>
 void store_heads(const Operation& op, const Rows& rows) {
     const long D = op.dim, B = op.block, heads = op.heads + op.kv_heads;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < rows.count * heads; n++) {
         const long r = n / heads, head = n % heads;
         float* row = op.to + r * (op.heads + 2 * op.kv_heads) * D;
@@ -289,17 +319,18 @@ void attend_span(const Operation& op, const Rows& rows, long r, long k, long fir
 
 // softmax(q K^T * scale) V (Vaswani et al. 2017, eq. 1). Spans lie at fixed places, so that no sum depends on the batch.
 template <typename C>
-void attend(const Operation& op, const Rows& rows) {
+void attend(const Operation& op, const Rows& rows, Team& team) {
     const long D = op.dim, K = op.kv_heads, G = op.heads / K, size = G * (D + 2);
     const long tasks = rows.count * K * op.spans;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
     for (long n = 0; n < tasks; n++) {
         const long r = n / (K * op.spans), k = n / op.spans % K, span = n % op.spans;
         const long end = rows.positions[r] + 1, start = op.window && end > op.window ? end - op.window : 0;
         const long first = span * SPAN > start ? span * SPAN : start, last = (span + 1) * SPAN < end ? (span + 1) * SPAN : end;
         if (first < last) attend_span<C>(op, rows, r, k, first, last, op.parts + n * size);
     }
-#pragma omp for schedule(static)
+    team.wait();
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < rows.count * op.heads; n++) {
         const long r = n / op.heads, h = n % op.heads, k = h / G;
         const long end = rows.positions[r] + 1, start = op.window && end > op.window ? end - op.window : 0;
@@ -320,12 +351,12 @@ void attend(const Operation& op, const Rows& rows) {
 
 // The rows whose logits are wanted, one after the other.
 void take(const Operation& op, const Rows& rows) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (long n = 0; n < rows.num_wanted; n++)
         std::memcpy(op.to + n * op.inputs, op.from + rows.wanted[n] * op.inputs, op.inputs * sizeof(float));
 }
 
-void perform(const Operation& op, const Rows& rows) {
+void perform(const Operation& op, const Rows& rows, Team& team) {
     const bool narrow = op.type == BFLOAT16;
     const long count = op.few ? rows.num_wanted : rows.count;
     switch (op.kind) {
@@ -346,7 +377,7 @@ void perform(const Operation& op, const Rows& rows) {
                 default: return narrow ? linear<uint16_t>(op, count) : linear<float>(op, count);
             }
         case STORE: return narrow ? store_heads<uint16_t>(op, rows) : store_heads<float>(op, rows);
-        case ATTEND: return narrow ? attend<uint16_t>(op, rows) : attend<float>(op, rows);
+        case ATTEND: return narrow ? attend<uint16_t>(op, rows, team) : attend<float>(op, rows, team);
         case TAKE: return take(op, rows);
     }
 }
@@ -354,6 +385,14 @@ void perform(const Operation& op, const Rows& rows) {
 }  // namespace
 
 extern "C" void run_step(const Operation* operations, int64_t count, const Rows* rows) {
+    Team team;
 #pragma omp parallel
-    for (long n = 0; n < count; n++) perform(operations[n], *rows);  // each ends with the threads waiting for one another
+    {
+#pragma omp single
+        team.threads = omp_get_num_threads();
+        for (long n = 0; n < count; n++) {
+            perform(operations[n], *rows, team);
+            team.wait();
+        }
+    }
 }
