@@ -216,8 +216,7 @@ class Engine:
         """The same prompt once for each answer, each with a seed of its own."""
         counted = params.logprobs if several == params.n else params.logprobs or 0
         for index in range(several):
-            seed = ((params.seed or 0) + index) % 2**63
-            own = params.with_({"n": 1, "best_of": None, "seed": seed, "logprobs": counted})
+            own = params.with_({"n": 1, "best_of": None, "seed": seed_of(params, index), "logprobs": counted})
             [one] = prepare(self.model, self.tokenizer, [prompt], own)
             room = self.max_length - len(prompt)
             yield one if one.max_tokens <= room else replace(one, max_tokens=max(1, room), max_detail="context")
@@ -297,6 +296,11 @@ class Engine:
         for one in shown:
             scores, asked.scores = asked.scores, None
             yield one if scores is None else replace(one, prompt_logprobs=tuple(scores))
+
+
+def seed_of(params: SamplingParams, index: int) -> int:
+    """The seed of one of the answers to a request."""
+    return ((params.seed or 0) + index) % 2**63
 
 
 def _event(writer: _Writer, token: TokenEvent) -> Event:

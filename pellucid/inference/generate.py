@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from pellucid.errors import InputError
+from pellucid.errors import InputError, PellucidError
 from pellucid.inference.filters import log_probabilities
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.rows import Row, new_row
@@ -25,6 +25,7 @@ from pellucid.layers.cache import KVCache
 from pellucid.models.decoder import Decoder
 
 if TYPE_CHECKING:
+    from pellucid.inference.engine import Event
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 2048  # tokens of a prompt in one forward: bounds the memory of activations and masks
@@ -74,6 +75,27 @@ class Completion:
     first_token_seconds: float = 0.0
     seconds: float = 0.0
 
+    def take(self, event: TokenEvent | Event, seconds: float) -> None:
+        """Its next token, `seconds` from the start. Raises `PellucidError` where none could be drawn."""
+        if event.finish_reason == "error":
+            raise PellucidError(str(event.finish_detail))
+        self.seconds = seconds
+        if not self.token_ids:
+            self.first_token_seconds = seconds
+        self.token_ids.append(event.token_id)
+        self.text += event.text
+        if self.logprobs is not None and self.alternatives is not None and event.logprob is not None:
+            self.logprobs.append(event.logprob)
+            self.alternatives.append(event.alternatives)
+        if event.finish_reason is not None and event.finish_detail is not None:
+            self.finish_reason, self.finish_detail = event.finish_reason, event.finish_detail
+
+
+def new_completion(prompt_tokens: int, params: SamplingParams, seed: int) -> Completion:
+    """An answer that has no token yet."""
+    scored = params.logprobs is not None
+    return Completion(prompt_tokens, seed, logprobs=[] if scored else None, alternatives=[] if scored else None)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -101,22 +123,9 @@ def generate(
     """
     requests = _single(prepare(model, tokenizer, prompts, params))
     started = time.perf_counter()
-    completions = [Completion(len(one.prompt), one.params.seed or 0) for one in requests]
-    for one, completion in zip(requests, completions, strict=True):
-        if one.params.logprobs is not None:
-            completion.logprobs, completion.alternatives = [], []
+    completions = [new_completion(len(one.prompt), one.params, one.params.seed or 0) for one in requests]
     for event in run(model, tokenizer, requests):
-        completion = completions[event.row]
-        completion.seconds = time.perf_counter() - started
-        if not completion.token_ids:
-            completion.first_token_seconds = completion.seconds
-        completion.token_ids.append(event.token_id)
-        completion.text += event.text
-        if completion.logprobs is not None and completion.alternatives is not None and event.logprob is not None:
-            completion.logprobs.append(event.logprob)
-            completion.alternatives.append(event.alternatives)
-        if event.finish_reason is not None and event.finish_detail is not None:
-            completion.finish_reason, completion.finish_detail = event.finish_reason, event.finish_detail
+        completions[event.row].take(event, time.perf_counter() - started)
     return completions
 
 
@@ -150,9 +159,7 @@ def prepare(
     """What the sampler and the loop need of every prompt. Raises `InputError` for what cannot be answered."""
     if isinstance(prompts, str):
         raise InputError("prompts must be a list: for one prompt, give [prompt]")
-    each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-    if len(each) != len(prompts):
-        raise InputError(f"there are {len(prompts)} prompts and {len(each)} sampling parameters: give one each, or one")
+    each = one_each(params, len(prompts))
     ends = frozenset(tokenizer.stop_ids) | end_ids(model.generation_config)
     requests = []
     for number, (prompt, one) in enumerate(zip(prompts, each, strict=True), 1):
@@ -165,6 +172,14 @@ def prepare(
         detail: Literal["max_tokens", "context"] = "context" if wanted >= room else "max_tokens"
         requests.append(Request(ids, one, stop_ids, min(wanted, room), detail, row))
     return requests
+
+
+def one_each(params: SamplingParams | Sequence[SamplingParams], prompts: int) -> list[SamplingParams]:
+    """The parameters of each prompt. Raises `InputError` where there are neither one for all nor as many."""
+    each = [params] * prompts if isinstance(params, SamplingParams) else list(params)
+    if len(each) != prompts:
+        raise InputError(f"there are {prompts} prompts and {len(each)} sampling parameters: give one each, or one")
+    return each
 
 
 def drawable(model: Decoder, tokenizer: Tokenizer) -> int:

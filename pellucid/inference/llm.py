@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from pellucid.checkpoints.load import load
-from pellucid.errors import InputError, PellucidError
-from pellucid.inference.engine import Engine, Event, Score
-from pellucid.inference.generate import Completion, prompt_ids
+from pellucid.inference.engine import Engine, Event, Score, seed_of
+from pellucid.inference.generate import Completion, new_completion, one_each, prompt_ids
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.presets import resolve
 from pellucid.operations.hardware import best_precision, use_best_threads
@@ -75,10 +74,7 @@ class LLM:
     def _each(self, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
         if params is None:
             params = resolve(generation_config=self.engine.model.generation_config).params
-        each = [params] * count if isinstance(params, SamplingParams) else list(params)
-        if len(each) != count:
-            raise InputError(f"there are {count} prompts and {len(each)} sampling parameters: give one each, or one")
-        return [one.seeded() for one in each]
+        return [one.seeded() for one in one_each(params, count)]
 
     def _answers(self, prompts: list[list[int]], params: list[SamplingParams]) -> list[Output]:
         started = time.perf_counter()
@@ -87,13 +83,13 @@ class LLM:
             for number, asked in enumerate(zip(prompts, params, strict=True)):
                 numbers[self.engine.add(*asked)] = number
             answers = [
-                [new_completion(len(prompt), one, index) for index in range(one.n)]
+                [new_completion(len(prompt), one, seed_of(one, index)) for index in range(one.n)]
                 for prompt, one in zip(prompts, params, strict=True)
             ]
             scores: list[tuple[Score, ...] | None] = [None] * len(prompts)
             for event in self._events():
                 number = numbers[event.id]
-                take(answers[number][event.index], event, time.perf_counter() - started)
+                answers[number][event.index].take(event, time.perf_counter() - started)
                 if event.prompt_logprobs is not None:
                     scores[number] = event.prompt_logprobs
         finally:
@@ -105,27 +101,3 @@ class LLM:
     def _events(self) -> Iterator[Event]:
         while self.engine.busy:
             yield from self.engine.step()
-
-
-def new_completion(prompt_tokens: int, params: SamplingParams, index: int) -> Completion:
-    """An answer that has no token yet."""
-    completion = Completion(prompt_tokens, ((params.seed or 0) + index) % 2**63)
-    if params.logprobs is not None:
-        completion.logprobs, completion.alternatives = [], []
-    return completion
-
-
-def take(completion: Completion, event: Event, seconds: float) -> None:
-    """The next token of an answer. Raises `PellucidError` where there is none."""
-    if event.finish_reason == "error":
-        raise PellucidError(str(event.finish_detail))
-    completion.seconds = seconds
-    completion.first_token_seconds = completion.first_token_seconds or seconds
-    completion.token_ids.append(event.token_id)
-    completion.text += event.text
-    if completion.logprobs is not None and completion.alternatives is not None and event.logprob is not None:
-        completion.logprobs.append(event.logprob)
-        completion.alternatives.append(event.alternatives)
-    if event.finish_reason is not None and event.finish_detail is not None:
-        completion.finish_reason = event.finish_reason
-        completion.finish_detail = event.finish_detail

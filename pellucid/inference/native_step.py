@@ -19,9 +19,8 @@ from pellucid.layers.paged import PagedCache
 from pellucid.layers.positions import Rope, alibi_slopes, frequencies
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.gated import ACTIVATIONS
-from pellucid.operations.step import ACTIVATION_NUMBERS, LANES, SPAN, TYPES, Kind, Program, Rows, why_not
-
-MOST_ROWS = 16  # tokens of a step; with more, oneDNN's matrix products are faster
+from pellucid.operations.kernels import MOST_ROWS
+from pellucid.operations.step import ACTIVATION_NUMBERS, LANES, TYPES, Kind, Program, Rows, span, why_not
 
 
 def why_not_native(model: Decoder) -> str | None:
@@ -44,7 +43,7 @@ class NativeStep:
         assert cache.block_size % LANES == 0
         c, self.cache = model.config, cache
         self.model, self.config = model, c
-        self.spans = math.ceil(max_length / SPAN)
+        self.spans = math.ceil(max_length / span())
         width = math.ceil(max_length / cache.block_size)
         R, E, D = MOST_ROWS, c.hidden_size, c.head_dim
         self.tokens, self.positions, self.slots, self.wanted = (torch.zeros(R, dtype=torch.int64) for _ in range(4))

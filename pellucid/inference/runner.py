@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pellucid.inference.native_step import MOST_ROWS, NativeStep, why_not_native
+from pellucid.inference.native_step import NativeStep, why_not_native
 from pellucid.inference.step import Chunk, Step
 from pellucid.layers.batch import Batch
 from pellucid.layers.paged import PagedCache, PagedStep, Piece
 from pellucid.layers.positions import alibi_slopes
 from pellucid.models.decoder import Decoder
+from pellucid.operations.kernels import MOST_ROWS
 
 
 class Runner:

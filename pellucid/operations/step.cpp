@@ -384,6 +384,8 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
 
 }  // namespace
 
+extern "C" int64_t span() { return SPAN; }
+
 extern "C" void run_step(const Operation* operations, int64_t count, const Rows* rows) {
     Team team;
 #pragma omp parallel

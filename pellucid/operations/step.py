@@ -15,7 +15,6 @@ from pellucid import native
 
 SOURCE = Path(__file__).with_name("step.cpp")
 FLAGS = ("-fopenmp",)  # torch's own OpenMP library serves both: one pool of threads
-SPAN = 256  # keys that one task of attention reads
 LANES = 16  # a block of the cache holds a multiple of this
 ACTIVATION_NUMBERS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "swiglu": 4, "geglu": 2, "geglu_tanh": 3}
 
@@ -64,8 +63,16 @@ def library() -> ctypes.CDLL | None:
     """The compiled step, or None where it cannot be had (`why_not` says why)."""
     loaded = native.load(SOURCE, *FLAGS)
     if loaded is not None:
+        loaded.span.restype = ctypes.c_int64
         loaded.run_step.argtypes, loaded.run_step.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p], None
     return loaded
+
+
+def span() -> int:
+    """Keys that one task of attention reads."""
+    loaded = library()
+    assert loaded is not None
+    return int(loaded.span())
 
 
 def why_not(dtype: torch.dtype) -> str | None:

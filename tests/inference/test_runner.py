@@ -89,3 +89,17 @@ def test_what_is_copied_is_read_from_the_copy() -> None:
     before = runner.run(Step((Chunk(tokens[-1:], len(tokens) - 1, first, 1),), ((place, 7),))).clone()
     after = runner.run(Step((Chunk(tokens[-1:], len(tokens) - 1, copied, 1),), ()))
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@torch.no_grad()
+def test_a_long_text_is_attended_to_in_spans_that_come_together_again(window: int | None) -> None:
+    config = CONFIGS["llama"].model_copy(update={"max_positions": 700, "window": window})
+    model = random_model(config)
+    tokens = [random.Random(1).randrange(272) for _ in range(620)]
+    whole = model(torch.tensor([tokens]))[0]
+    runner = Runner(model, 48)
+    [ours] = run_all(runner, [tokens], 2, 16)
+    torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-4)
+    [alone] = run_all(Runner(model, 48), [tokens], 3, 1)
+    assert runner.why_not is not None or torch.equal(ours, alone)
