@@ -27,6 +27,8 @@ from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
 from pellucid.operations.linear import why_not_fast
 
+Around = tuple[Mask, Rotation | None, LayerCache | PagedLayer | None]  # what a block is given beside its input
+
 
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the residual stream; `norm_position` says where the norms stand."""
@@ -98,6 +100,13 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens: Tensor, batch: Batch | None = None) -> Tensor:
         """tokens: (B, T) -> what the head reads, after the final norm, (B, T, E)."""
+        x, surroundings = self.enter(tokens, batch)
+        for block, around in zip(self.blocks, surroundings, strict=True):
+            x = block(x, *around)
+        return self.final_norm(x)
+
+    def enter(self, tokens: Tensor, batch: Batch | None = None) -> tuple[Tensor, list[Around]]:
+        """tokens: (B, T) -> what the first block reads, (B, T, E), and what each block is given beside its input."""
         T = tokens.shape[1]
         if batch is None:
             batch = Batch(torch.arange(T, device=tokens.device).expand_as(tokens))
@@ -107,14 +116,11 @@ class Decoder(nn.Module):
             cache.extend(T, batch.documents)
         masks = self._masks(T, batch)
         rotations = self._rotations(batch.positions, x.dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(
-                x,
-                masks[self._windows[layer]],
-                rotations.get(self._ropes[layer]),
-                None if cache is None else cache.layers[layer],
-            )
-        return self.final_norm(x)
+        caches = [None] * len(self.blocks) if cache is None else cache.layers
+        return x, [
+            (masks[window], rotations.get(rope), layer)
+            for window, rope, layer in zip(self._windows, self._ropes, caches, strict=True)
+        ]
 
     @property
     def head_weight(self) -> Tensor:
