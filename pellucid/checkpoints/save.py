@@ -91,7 +91,7 @@ def write_folder(
     else:
         hf_config, state = family.write_config(config), family.to_theirs(config, state)
     ends = _ends(tokenizer)
-    hf_config |= {"dtype": str(model.embedding.weight.dtype).removeprefix("torch.")}
+    hf_config |= {"dtype": str(model.dtype).removeprefix("torch.")}
     hf_config |= {name: ends[name] for name in ("bos_token_id", "eos_token_id") if name in ends}
     hf_config[OWN] = about.as_json()
     write_json(folder / "config.json", hf_config)

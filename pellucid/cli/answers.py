@@ -122,11 +122,10 @@ def account(console: Console, name: str, model: Decoder, answers: list[Answer]) 
     after = sum(answer.seconds - answer.first_token_seconds for answer in answers)
     written = sum(len(answer.events) - 1 for answer in answers) / after
     config = model.config
-    weight = model.embedding.weight
     parameters = sum(parameter.numel() for parameter in model_parameters(config))
     per_token = model.new_cache(1, config.max_positions).num_bytes() / config.max_positions
     memory = measure_ceilings(precisions=()).memory_read
-    bytes_a_step = parameters * weight.element_size()
+    bytes_a_step = parameters * model.dtype.itemsize
     lines = (
         ("reading", f"{read:.0f} tokens/s (a prompt is read all at once: bound by arithmetic)"),
         ("writing", f"{written:.1f} tokens/s (one at a time, all weights for each: bound by memory)"),
@@ -134,7 +133,7 @@ def account(console: Console, name: str, model: Decoder, answers: list[Answer]) 
             "the limit",
             f"{memory * 1e9 / bytes_a_step:.0f} tokens/s, if memory gives {memory:.0f} GB/s as just measured",
         ),
-        ("weights", f"{parameters / 1e6:.0f} million numbers, {bytes_a_step / 2**20:.0f} MiB in {dtype_name(weight)}"),
+        ("weights", f"{parameters / 1e6:.0f} million numbers, {bytes_a_step / 2**20:.0f} MiB in {dtype_name(model)}"),
         ("cache", f"{per_token / 1024:.0f} KiB for each token of the conversation, {config.max_positions} at most"),
     )
     for what, text in lines:
@@ -152,8 +151,8 @@ def model_parameters(config: Any) -> Any:
         return list(Decoder(config).parameters())
 
 
-def dtype_name(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def dtype_name(model: Decoder) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def heading(console: Console, mark: str, text: str) -> None:

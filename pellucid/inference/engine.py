@@ -113,10 +113,10 @@ class Engine:
         native: bool = True,
         guesses: int = 0,
     ):
-        weight, context = model.embedding.weight, model.config.max_positions
+        context = model.config.max_positions
         if num_blocks is None:
             most = max_sequences * math.ceil(context / block_size)
-            num_blocks = blocks_that_fit(model.config, weight.dtype, weight.device, block_size, most)
+            num_blocks = blocks_that_fit(model.config, model.dtype, model.device, block_size, most)
         self.model, self.tokenizer = model, tokenizer
         self.vocab_size = model.config.vocab_size
         self.runner = Runner(model, num_blocks, block_size, native=native)
@@ -127,7 +127,7 @@ class Engine:
         self.max_length = self.scheduler.max_length
         self.steps = self.tokens_read = self.tokens_drawn = self.tokens_guessed = self.guesses_taken = 0
         self._guesses, self._pace = guesses, Pace()
-        self._sampler = Sampler(drawable(model, tokenizer), weight.device)
+        self._sampler = Sampler(drawable(model, tokenizer), model.device)
         self._numbers = itertools.count()
         self._asked: dict[int, _Asked] = {}
         self._writers: dict[Sequence, list[_Writer]] = {}  # until its first token a prompt has all of its answers

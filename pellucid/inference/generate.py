@@ -221,7 +221,7 @@ def run(model: Decoder, tokenizer: Tokenizer, requests: Sequence[Request]) -> It
     """The engine: prefill once, then a token a step for every row that is not done."""
     if not requests:
         return
-    device = model.embedding.weight.device
+    device = model.device
     vocab_size = drawable(model, tokenizer)
     sampler = Sampler(vocab_size, device)
     longest = max(len(one.prompt) for one in requests)

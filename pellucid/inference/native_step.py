@@ -7,30 +7,34 @@ vocabulary. The list reads like `Block.forward`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.layers.norm import LayerNorm, RMSNorm
-from pellucid.layers.packed import parameters_of
 from pellucid.layers.paged import PagedCache
 from pellucid.layers.positions import Rope, alibi_slopes, frequencies
+from pellucid.layers.quantised import Quantised
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.gated import ACTIVATIONS
 from pellucid.operations.kernels import MOST_ROWS
-from pellucid.operations.step import ACTIVATION_NUMBERS, LANES, TYPES, Kind, Program, Rows, span, why_not
+from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, LANES, TYPES, Kind, Program, Rows, span, why_not
 
 
 def why_not_native(model: Decoder) -> str | None:
     """Why the native step cannot run this model, in a few words; None where it can."""
-    weight, c = model.embedding.weight, model.config
-    if weight.device.type != "cpu":
-        return f"it is on {weight.device.type}"
+    c = model.config
+    if model.device.type != "cpu":
+        return f"it is on {model.device.type}"
     if c.position == "sinusoidal" or "dynamic" in {c.rope.scaling, c.local_rope and c.local_rope.scaling}:
         return "its positions are sinusoidal, or stretch with the text"
-    return why_not(weight.dtype)
+    if (reason := why_not(model.dtype)) is not None:
+        return reason
+    if any(len({type_of(part) for part in parts}) > 1 for parts in read_together(model)):
+        return "query, key and value, or gate and up, lie in different formats"
+    return None
 
 
 class NativeStep:
@@ -84,19 +88,20 @@ class NativeStep:
 
     def _write(self) -> None:
         c, model, add = self.config, self.model, self.program.add
-        table = model.embedding.weight.detach()
-        add(Kind.EMBED, type=TYPES[table.dtype], weight=table, to=self.x, outputs=c.hidden_size,
+        table = Matrix.of(model.embedding)
+        add(Kind.EMBED, type=table.type, weight=table.weight, to=self.x, outputs=table.inputs,
             scale=c.embedding_scale or 1.0)  # fmt: skip
         if model.positions is not None:
-            learned = model.positions.weight.detach()
-            add(Kind.EMBED, type=TYPES[learned.dtype], weight=learned, to=self.x, outputs=c.hidden_size, add=1)
+            learned = Matrix.of(model.positions)
+            add(Kind.EMBED, type=learned.type, weight=learned.weight, to=self.x, outputs=learned.inputs, add=1)
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             self._block(block, layer)
         if isinstance(model.final_norm, RMSNorm | LayerNorm):
             self._norm(model.final_norm, self.x, self.x)
         add(Kind.TAKE, source=self.x, to=self.h, inputs=c.hidden_size)
-        self._linear(model.head_weight.detach(), None, self.h, self.logits, few=1, cap=c.logit_softcap or 0.0)
+        head = table if model.head is None else Matrix.of(model.head)
+        self._linear(head, self.h, self.logits, few=1, cap=c.logit_softcap or 0.0)
 
     def _block(self, block: Block, layer: int) -> None:
         place = block.norm_position
@@ -129,8 +134,7 @@ class NativeStep:
             "type": TYPES[cache.keys.dtype],
         }
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
-        weight, bias = fused([attention.query, attention.key, attention.value])
-        self._linear(weight, bias, x, self.heads)
+        self._linear(fused([attention.query, attention.key, attention.value]), x, self.heads)
         if attention.query_norm is not None and attention.key_norm is not None:
             self._norm(attention.query_norm, self.heads, self.heads, heads=H)
             self._norm(attention.key_norm, self.heads[:, H * D :], self.heads[:, H * D :], heads=K)
@@ -140,19 +144,19 @@ class NativeStep:
             Kind.ATTEND, source=self.heads, to=self.mixed, scale=attention.scale, cap=attention.softcap or 0.0,
             window=c.layer_window(layer) or 0, slopes=self.slopes, parts=self.parts, spans=self.spans, **shape,
         )  # fmt: skip
-        self._linear(*parameters_of(attention.output), self.mixed, to, add=add)
+        self._linear(Matrix.of(attention.output), self.mixed, to, add=add)
 
     def _feed_forward(self, block: Block, x: Tensor, to: Tensor, add: int) -> None:
         layer, gated = block.feed_forward, ACTIVATIONS[self.config.activation][1]
-        up = fused([layer.gate, layer.up]) if layer.gate is not None else parameters_of(layer.up)
-        self._linear(*up, x, self.wide)
+        up = fused([layer.gate, layer.up]) if layer.gate is not None else Matrix.of(layer.up)
+        self._linear(up, x, self.wide)
         number = ACTIVATION_NUMBERS[self.config.activation]
-        self._linear(*parameters_of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
+        self._linear(Matrix.of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
 
-    def _linear(self, weight: Tensor, bias: Tensor | None, x: Tensor, to: Tensor, **fields: float) -> None:
+    def _linear(self, matrix: Matrix, x: Tensor, to: Tensor, **fields: float) -> None:
         self.program.add(
-            Kind.LINEAR, type=TYPES[weight.dtype], weight=weight.detach(), bias=None if bias is None else wide(bias),
-            source=x, to=to, inputs=weight.shape[1], outputs=weight.shape[0], **fields,
+            Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, source=x, to=to,
+            inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
         )  # fmt: skip
 
     def _norm(self, norm: nn.Module, x: Tensor, to: Tensor, *, heads: int = 1, add: int = 0) -> None:
@@ -180,10 +184,50 @@ def wide(parameter: Tensor) -> Tensor:
     return parameter.detach().float().contiguous()
 
 
-def fused(linears: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
-    """Layers that read the same input as one matrix, and one bias; their own weights become parts of it."""
-    weights, biases = zip(*map(parameters_of, linears), strict=True)
-    together = torch.cat([weight.detach() for weight in weights])
-    for linear, part in zip(linears, together.split([len(weight) for weight in weights]), strict=True):
-        linear.weight = nn.Parameter(part, requires_grad=False)
-    return together, None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
+class Matrix(NamedTuple):
+    """What a linear layer or an embedding reads. type: a number of `operations.step`. bias: float32."""
+
+    weight: Tensor  # (outputs, inputs), or (outputs, bytes of a row) in blocks
+    type: int
+    inputs: int
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Matrix:
+        bias = getattr(module, "bias", None)
+        if isinstance(module, Quantised):
+            weight, inputs = module.blocks, module.in_features
+        else:
+            assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
+            weight, inputs = module.weight.detach(), module.weight.shape[1]
+        return cls(weight, type_of(module), inputs, None if bias is None else wide(bias))
+
+
+def type_of(module: nn.Module) -> int:
+    """The number of what a layer's weights are, in `operations.step`."""
+    if isinstance(module, Quantised):
+        return BLOCKS[module.format]
+    assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
+    return TYPES[module.weight.dtype]
+
+
+def read_together(model: Decoder) -> Iterator[list[nn.Module]]:
+    """The layers that read the same input, and become one matrix."""
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        yield [block.attention.query, block.attention.key, block.attention.value]
+        if block.feed_forward.gate is not None:
+            yield [block.feed_forward.gate, block.feed_forward.up]
+
+
+def fused(linears: Sequence[nn.Module]) -> Matrix:
+    """Layers that read the same input as one matrix; their own weights become parts of it."""
+    parts = [Matrix.of(linear) for linear in linears]
+    together = torch.cat([part.weight for part in parts])
+    for linear, rows in zip(linears, together.split([len(part.weight) for part in parts]), strict=True):
+        if isinstance(linear, Quantised):
+            linear.blocks = rows
+        else:
+            linear.weight = nn.Parameter(rows, requires_grad=False)
+    biases = [part.bias for part in parts if part.bias is not None]
+    return parts[0]._replace(weight=together, bias=torch.cat(biases) if biases else None)

@@ -23,13 +23,10 @@ class Runner:
 
     def __init__(self, model: Decoder, num_blocks: int, block_size: int = 16, *, native: bool = True):
         c = model.config
-        weight = model.embedding.weight
         windows = [c.layer_window(layer) for layer in range(c.num_layers)]
         self.model = model
-        self.cache = PagedCache(
-            num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, weight.dtype, weight.device
-        )
-        self.slopes = alibi_slopes(c.num_heads).to(weight.device) if c.position == "alibi" else None
+        self.cache = PagedCache(num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, model.dtype, model.device)
+        self.slopes = alibi_slopes(c.num_heads).to(model.device) if c.position == "alibi" else None
         self.why_not = why_not_native(model) if native else "it is switched off"
         length = min(c.max_positions, num_blocks * block_size)
         self.native = NativeStep(model, self.cache, length) if self.why_not is None else None
@@ -56,7 +53,7 @@ class Runner:
         return native(tokens, positions, tables, wanted)
 
     def _many(self, step: Step) -> Tensor:
-        device = self.model.embedding.weight.device
+        device = self.model.device
         B = self.cache.block_size
         tokens: list[int] = []
         positions: list[int] = []
@@ -78,5 +75,5 @@ class Runner:
     def _piece(self, chunk: Chunk, before: int) -> Piece:
         length = chunk.start + len(chunk.tokens)
         blocks = chunk.table[: -(-length // self.cache.block_size)]
-        table = torch.tensor(blocks, device=self.model.embedding.weight.device)
+        table = torch.tensor(blocks, device=self.model.device)
         return Piece(slice(before, before + len(chunk.tokens)), length, table)

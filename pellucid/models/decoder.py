@@ -22,6 +22,7 @@ from pellucid.layers.norm import LayerNorm, RMSNorm
 from pellucid.layers.packed import PackedLinear
 from pellucid.layers.paged import PagedLayer, PagedStep
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
+from pellucid.layers.quantised import Quantised, QuantisedEmbedding
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
@@ -81,7 +82,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.generation_config: dict[str, Any] = {}  # the checkpoint's own defaults for sampling
-        self.embedding = table(config.vocab_size, config.hidden_size)
+        self.embedding: nn.Embedding | QuantisedEmbedding = table(config.vocab_size, config.hidden_size)
         self.positions = table(config.max_positions, config.hidden_size) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         # With post-norm the last block has ended in a norm already.
@@ -91,7 +92,7 @@ class Decoder(nn.Module):
         )
         self._windows = [config.layer_window(layer) for layer in range(config.num_layers)]
         self._ropes = [config.layer_rope(layer) for layer in range(config.num_layers)]
-        if not self.embedding.weight.is_meta:
+        if self.device.type != "meta":
             initialise(self, seed)
 
     def forward(self, tokens: Tensor, batch: Batch | None = None) -> Tensor:
@@ -123,24 +124,47 @@ class Decoder(nn.Module):
         ]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type that it computes in: of its parameters, though matrices may lie in blocks of integers."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.parameters()).device
+
+    @property
     def head_weight(self) -> Tensor:
-        """The matrix (V, E) of the head, which is the embedding's where the two are tied."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
+        """The matrix (V, E) of the head, which is the embedding's where the two are tied; a copy if it is quantised."""
+        owner = self.embedding if self.head is None else self.head
+        weight = owner.widened(self.dtype) if isinstance(owner, Quantised) else owner.weight
         assert isinstance(weight, Tensor)
         return weight
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., E) -> (..., V)."""
-        logits = self.head(hidden) if self.head is not None else F.linear(hidden, self.embedding.weight)
+        if self.head is not None:
+            logits = self.head(hidden)
+        elif isinstance(self.embedding, QuantisedEmbedding):
+            logits = self.embedding.product(hidden)
+        else:
+            logits = F.linear(hidden, self.embedding.weight)
         if self.config.logit_softcap is not None:  # Gemma 2 (2024), section 2
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter by name, for a checkpoint. InputError: the model is packed for inference, and has none."""
+        """Every parameter by name, for a checkpoint. InputError: the model is packed for inference or quantised."""
         if isinstance(self.head, PackedLinear):
             raise InputError("this model is packed for inference and cannot be saved: load it again, and save that")
+        if self.quantised:
+            raise InputError("this model is quantised, and neither trained nor saved so: load it without quantize")
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any of its matrices lies in blocks of integers."""
+        return any(isinstance(module, Quantised) for module in self.modules())
 
     def pack_for_inference(self) -> str | None:
         """Put the fastest kernels for few rows in place: the same answers, about twice as fast at batch 1.
@@ -149,20 +173,21 @@ class Decoder(nn.Module):
         compiler, a head that is tied to the embedding gets a packed copy of its own. Returns why it could not be done,
         in a few words, or None.
         """
+        if self.quantised:
+            return "its weights are quantised"
         for parameter in self.parameters():
             if parameter.dim() == 2 and (reason := why_not_fast(parameter)) is not None:
                 return reason
         for module in list(self.modules()):
             if isinstance(module, Attention | FeedForward | RMSNorm):  # one at a time, so that memory does not double
                 module.pack()
-        self.head = PackedLinear(self.embedding.weight) if self.head is None else PackedLinear.of(self.head)
+        self.head = PackedLinear(self.head_weight) if self.head is None else PackedLinear.of(self.head)
         return None
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens."""
-        weight = self.embedding.weight
         c = self.config
-        return KVCache(batch_size, capacity, self._windows, c.num_kv_heads, c.head_dim, weight.dtype, weight.device)
+        return KVCache(batch_size, capacity, self._windows, c.num_kv_heads, c.head_dim, self.dtype, self.device)
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         c = self.config

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from pellucid.errors import InputError
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 
@@ -23,6 +24,8 @@ def add_tokens(model: Decoder, tokens: Collection[int], known: int) -> None:
     """
     if not tokens:
         return
+    if not isinstance(model.embedding, nn.Embedding):
+        raise InputError("a quantised model cannot take new tokens: load it without quantize")
     config = model.config
     size = max(config.vocab_size, max(tokens) + 1)
     model.embedding.weight = _grown(model.embedding.weight, size, tokens, known)

@@ -40,7 +40,7 @@ def evaluate(
 ) -> Evaluation:
     """The first `count` rows (at most an epoch), `together` at a time; each process takes its share of them."""
     ranks = ranks or Ranks()
-    device = model.embedding.weight.device
+    device = model.device
     sizes = byte_counts(tokenizer).to(device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # nats, tokens, bytes
     share = ranks.share(range(min(count, len(rows))))

@@ -74,7 +74,7 @@ class Checkpoint:
 
         Raises `InputError` when the checkpoint is of a model of another shape.
         """
-        saved, _ = read_folder(self.path, model.embedding.weight.dtype)
+        saved, _ = read_folder(self.path, model.dtype)
         if saved.config != model.config:
             raise InputError(
                 f"{self.path} holds a model of another config than the recipe's; choose another run folder"

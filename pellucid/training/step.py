@@ -47,7 +47,7 @@ def take_gradient(
     autocast: the type of products, where it is not that of the weights.
     """
     ranks = ranks or Ranks()
-    device = model.embedding.weight.device
+    device = model.device
     counts = torch.tensor([0, 0] if examples is None else [examples.supervised, examples.real], device=device)
     learnt, real = ranks.sum(counts).tolist()
     loss = torch.zeros((), device=device)
