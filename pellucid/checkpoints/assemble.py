@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import InputError, did_you_mean
+from pellucid.layers.quantised import Blocks
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
+from pellucid.models.quantised import is_matrix, parse_scheme, put_blocks
+from pellucid.operations.blocks import BLOCK, BYTES, to_blocks
 
-Named: TypeAlias = dict[str, Tensor]
+Named: TypeAlias = Mapping[str, Tensor | Blocks]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
+STORED = "stored"  # matrices that lie in blocks of integers stay so
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -30,6 +35,16 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         names = ["auto", *DTYPES]
         raise InputError(f"dtype = {dtype!r}: it must be one of {', '.join(names)}{did_you_mean(dtype, names)}")
     return DTYPES[dtype]
+
+
+def parse_quantize(quantize: str | None) -> str | None:
+    """What `load` is asked for, with the format of a scheme in place of its name."""
+    return quantize if quantize in (None, STORED) else parse_scheme(quantize)
+
+
+def keeps(quantize: str | None, stored: str) -> bool:
+    """Whether a matrix in the blocks `stored` stays as it lies."""
+    return quantize in (STORED, stored) and stored in BYTES
 
 
 def check_tensors(seen: Shapes, wanted: Shapes, where: Path) -> None:
@@ -51,21 +66,53 @@ def check_tensors(seen: Shapes, wanted: Shapes, where: Path) -> None:
 
 
 def assemble(
-    config: ModelConfig, names: Iterable[str], read: Callable[[str], Named], dtype: torch.dtype, device: str
+    config: ModelConfig,
+    names: Iterable[str],
+    read: Callable[[str], Named],
+    dtype: torch.dtype,
+    device: str,
+    quantize: str | None,
 ) -> Decoder:
     """A `Decoder` of `config` that holds the tensors which `read` gives for `names`, cast to `dtype` where need be.
 
+    quantize: a format that matrices are rounded to as they are read; None and "stored": they are what `read` gives.
     Reads on as many threads as PyTorch uses: dequantising and casting leave the interpreter free.
     """
+    target = None if quantize == STORED else quantize
 
     def place(name: str) -> Named:
-        return {ours: tensor.to(device, dtype).contiguous() for ours, tensor in read(name).items()}
+        return {ours: ready(ours, given) for ours, given in read(name).items()}
+
+    def ready(name: str, given: Tensor | Blocks) -> Tensor | Blocks:
+        if isinstance(given, Tensor) and target is not None and is_matrix(name, given) and not given.shape[1] % BLOCK:
+            given = Blocks(to_blocks(given, target), target)
+        if isinstance(given, Blocks):
+            return given._replace(data=given.data.to(device).contiguous())
+        return given.to(device, dtype).contiguous()
 
     with torch.device("meta"):
         model = Decoder(config)
-    state: Named = {}
+    state: dict[str, Tensor] = {}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for part in pool.map(place, names):
-            state |= part
+            for name, given in part.items():
+                if isinstance(given, Blocks):
+                    put_blocks(model, name, given, dtype)
+                    state[name.removesuffix("weight") + "blocks"] = given.data
+                else:
+                    state[name] = given
     model.load_state_dict(state, strict=True, assign=True)
+    if target is not None:
+        say_what_stays(model, target)
     return model
+
+
+def say_what_stays(model: Decoder, target: str) -> None:
+    """A warning where rows are no whole blocks, so that their matrices could not be rounded."""
+    plain = [name for name, weight in model.named_parameters() if is_matrix(name, weight)]
+    if plain:
+        warnings.warn(
+            f"{len(plain)} matrices stay in {str(model.dtype).removeprefix('torch.')}, because their rows are no "
+            f"multiple of {BLOCK} and {target} has blocks of so many ({plain[0]!r} is one)",
+            stacklevel=2,
+        )

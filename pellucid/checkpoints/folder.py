@@ -76,8 +76,10 @@ def open_folder(path: str | Path) -> Folder:
     return Folder(path, hf_config, read_json(generation) if generation.is_file() else {}, family, config, tensors)
 
 
-def read_folder(path: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> tuple[Decoder, Tokenizer]:
-    """The model and tokenizer of a Hugging Face folder. dtype None: the checkpoint's own.
+def read_folder(
+    path: str | Path, dtype: torch.dtype | None = None, device: str = "cpu", quantize: str | None = None
+) -> tuple[Decoder, Tokenizer]:
+    """The model and tokenizer of a Hugging Face folder. dtype None: the checkpoint's own. quantize: as for `assemble`.
 
     Tensors that are stored in `dtype` stay in the mapped files; others are cast one by one.
     """
@@ -90,7 +92,7 @@ def read_folder(path: str | Path, dtype: torch.dtype | None = None, device: str 
         tensor: Tensor = files[stored.file].get_tensor(stored.name)
         return family.to_ours(config, name, tensor) if family else {name: tensor}
 
-    model = assemble(config, folder.tensors, read, dtype or folder.dtype, device)
+    model = assemble(config, folder.tensors, read, dtype or folder.dtype, device, quantize)
     model.generation_config = folder.generation_config
     return model, Tokenizer.load(path)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pellucid.checkpoints.assemble import assemble, check_tensors
+from pellucid.checkpoints.assemble import STORED, Named, assemble, check_tensors, keeps
 from pellucid.checkpoints.gguf_config import architecture_of, read_config
 from pellucid.checkpoints.gguf_names import IGNORED, expected_shapes, to_ours
 from pellucid.checkpoints.gguf_read import GGUF, PLAIN
 from pellucid.checkpoints.gguf_rope import exact
+from pellucid.layers.quantised import Blocks
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
+from pellucid.operations.blocks import BYTES
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 # GGUF's names of generation defaults -> those of generation_config.json.
@@ -29,23 +33,44 @@ GENERATION = {
 }
 
 
-def read_gguf(path: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> tuple[Decoder, Tokenizer]:
+def read_gguf(
+    path: str | Path, dtype: torch.dtype | None = None, device: str = "cpu", quantize: str | None = None
+) -> tuple[Decoder, Tokenizer]:
     """The model and tokenizer of a GGUF file. dtype None: the file's own, or float32 when it is quantised.
 
-    Tensors that are stored in `dtype` stay in the mapped file; others are converted one by one.
+    quantize: as for `assemble`. Tensors that are stored in `dtype` and blocks that stay so remain in the mapped file;
+    others are converted one by one.
     """
     file = GGUF(path)
     config, architecture = check_gguf(file), architecture_of(file)
+
+    def read(name: str) -> Named:
+        info = file.tensors[name]
+        if len(info.shape) != 2 or not keeps(quantize, info.format.name):
+            return to_ours(config, architecture, name, file.tensor(name))
+        # Rows are whole blocks: what moves rows moves those of blocks too.
+        rows = to_ours(config, architecture, name, file.blocks(name))
+        return {ours: Blocks(blocks, info.format.name) for ours, blocks in rows.items()}
+
     names = [name for name in file.tensors if name not in IGNORED]
-    model = assemble(
-        config,
-        names,
-        lambda name: to_ours(config, architecture, name, file.tensor(name)),
-        dtype or own_dtype(file),
-        device,
-    )
+    model = assemble(config, names, read, dtype or own_dtype(file), device, quantize)
+    if quantize == STORED:
+        say_what_is_widened(file, model.dtype)
     model.generation_config = generation_config(file)
     return model, Tokenizer.from_gguf(file.metadata)
+
+
+def say_what_is_widened(file: GGUF, dtype: torch.dtype) -> None:
+    """A warning where matrices lie in formats that are not computed with as they lie."""
+    others = [info for info in file.tensors.values() if len(info.shape) == 2 and info.format.name not in BYTES | PLAIN]
+    if others:
+        formats = ", ".join(sorted({info.format.name for info in others}))
+        size = sum(math.prod(info.shape) for info in others) * dtype.itemsize
+        warnings.warn(
+            f"{len(others)} matrices of {file.path.name} lie in {formats}, which are not computed with as they lie: "
+            f"they are widened to {str(dtype).removeprefix('torch.')}, {size / 2**20:.0f} MiB",
+            stacklevel=2,
+        )
 
 
 def check_gguf(file: GGUF) -> ModelConfig:

@@ -187,6 +187,12 @@ class GGUF:
             return torch.from_numpy(np.asarray(data)).view(PLAIN[info.format.name]).view(info.shape)
         return torch.from_numpy(dequantise(np.asarray(data), info.format)).view(info.shape)
 
+    def blocks(self, name: str) -> Tensor:
+        """The matrix called `name` as its blocks lie in the mapped file: (out, row bytes), uint8."""
+        info = self.tensors[name]
+        data = self._data[info.start : info.start + info.size]
+        return torch.from_numpy(np.asarray(data)).view(info.shape[0], -1)
+
     def required(self, key: str, check: Callable[[Any], bool], wanted: str) -> Any:
         """The metadata value `key`, which must be there and pass `check`; `wanted` says what it should be."""
         if key not in self.metadata:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pellucid.checkpoints.assemble import parse_dtype
+from pellucid.checkpoints.assemble import STORED, parse_dtype, parse_quantize
 from pellucid.checkpoints.folder import read_folder
 from pellucid.checkpoints.gguf_models import read_gguf
 from pellucid.checkpoints.source import find_source
@@ -18,22 +18,29 @@ from pellucid.tokenizer.tokenizer import Tokenizer
 
 
 def load(
-    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str = "cpu"
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str = "cpu",
+    quantize: str | None = None,
 ) -> tuple[Decoder, Tokenizer]:
     """The model and the tokenizer called `name_or_path`, ready to run (`model.eval()`).
 
     name_or_path: a Hugging Face folder, a run folder (the model that the run has come to), a `.gguf` file, a packaged
     name (`smollm2`) or a hub id (`owner/name`).
     dtype: "auto" for the checkpoint's own (float32 when it is quantised), "float32", "bfloat16" or "float16".
+    quantize: None: the weights are numbers of `dtype`, to train, save and convert. "stored": matrices that lie in
+    blocks of integers (Q8_0, Q4_0, Q4_1) stay so, and `dtype` is what the rest is computed in. "int8", "int4" or one
+    of these formats: matrices are rounded to it as they are read.
 
     Raises `InputError` that names what is wrong: the name, the file, the tensor.
     """
-    wanted, source = parse_dtype(dtype), find_source(name_or_path)
+    wanted, rounded, source = parse_dtype(dtype), parse_quantize(quantize), find_source(name_or_path)
     try:
         if source.kind == "gguf":
-            model, tokenizer = read_gguf(source.path, wanted, device)
+            model, tokenizer = read_gguf(source.path, wanted, device, rounded)
         else:
-            model, tokenizer = read_folder(source.path, wanted, device)
+            model, tokenizer = read_folder(source.path, wanted, device, rounded)
     except InputError as error:
         if source.repository is None:
             raise
@@ -42,6 +49,12 @@ def load(
         ) from None
     tokenizer.more_stops = named_stops(model.generation_config)
     return model.eval(), tokenizer
+
+
+def to_run(quantize: str | None, dtype: str) -> str | None:
+    """`load`'s quantize for a model that will only be run: matrices that lie in blocks of integers stay so, unless
+    another form or a type is asked for."""
+    return STORED if quantize is None and dtype == "auto" else quantize
 
 
 def named_stops(generation_config: Mapping[str, Any]) -> tuple[int, ...]:
