@@ -1,0 +1,76 @@
+"""Models in blocks of integers: the same model as one whose matrices hold the rounded numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pellucid.errors import InputError
+from pellucid.models.decoder import Decoder
+from pellucid.models.quantised import SCHEMES, is_matrix, parse_scheme, quantise, weight_bytes
+from pellucid.models.vocabulary import add_tokens
+from pellucid.operations.blocks import from_blocks, to_blocks
+from tests.checkpoints.tiny import CONFIGS, logits, random_model
+
+SHAPES = ["llama", "llama-tied-wide-heads", "llama-biases", "gemma2", "gpt2"]
+
+
+def rounded(model: Decoder, format: str) -> Decoder:  # noqa: A002
+    """`model` with the numbers that the blocks stand for, in plain matrices."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if is_matrix(name, weight):
+                weight.copy_(from_blocks(to_blocks(weight, format), format))
+    return model
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_it_computes_with_the_rounded_numbers(name: str, scheme: str) -> None:
+    model = random_model(CONFIGS[name])
+    assert quantise(model, scheme) == []
+    assert model.quantised and not model.training
+    assert model.dtype == torch.float32 and model.device == torch.device("cpu")
+    expected = rounded(random_model(CONFIGS[name]), parse_scheme(scheme))
+    torch.testing.assert_close(logits(model), logits(expected), rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.head_weight, expected.head_weight)
+
+
+def test_it_takes_the_bytes_of_its_blocks() -> None:
+    model = random_model(CONFIGS["llama-tied-wide-heads"])
+    plain = weight_bytes(model)
+    matrices = sum(weight.nbytes for name, weight in model.named_parameters() if is_matrix(name, weight))
+    quantise(model, "int4")
+    held = weight_bytes(model)
+    assert held == {"Q4_1": matrices * 20 // 128, "float32": plain["float32"] - matrices}
+    tensors = [*model.parameters(), *model.buffers()]
+    assert sum(tensor.nbytes for tensor in tensors) == sum(held.values())
+
+
+def test_it_can_be_moved_to_another_type() -> None:
+    model = random_model(CONFIGS["llama"])
+    quantise(model, "int8")
+    assert model.to(torch.bfloat16).dtype == torch.bfloat16
+    assert logits(model).dtype == torch.bfloat16 and model.new_cache(1, 4).layers[0].keys.dtype == torch.bfloat16
+
+
+def test_rows_that_are_no_whole_blocks_stay_as_they_are() -> None:
+    config = CONFIGS["llama"].model_copy(update={"intermediate_size": 100})
+    model = random_model(config)
+    assert quantise(model, "int8") == [f"blocks.{layer}.feed_forward.down.weight" for layer in range(4)]
+    assert set(weight_bytes(model)) == {"Q8_0", "float32"}
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    model = random_model(CONFIGS["llama"])
+    with pytest.raises(InputError, match=r"there is no quantisation 'int5': it must be one of int8, int4, .*\(did you"):
+        quantise(model, "int5")
+    quantise(model, "int8")
+    assert quantise(model, "Q8_0") == []  # it is so already
+    with pytest.raises(InputError, match="lies in Q8_0 already: load it without quantize"):
+        quantise(model, "int4")
+    with pytest.raises(InputError, match="neither trained nor saved so: load it without quantize"):
+        model.weights()
+    with pytest.raises(InputError, match="cannot take new tokens: load it without quantize"):
+        add_tokens(model, [272], 272)
+    assert model.pack_for_inference() == "its weights are quantised"
