@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from pellucid.inference.generate import TokenEvent
-    from pellucid.models.decoder import Decoder
+    from pellucid.cli.timeline import Timeline
+    from pellucid.inference.engine import Engine, Event
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 OPENED = "What is the capital of France?"  # the one that is looked into at every step
@@ -28,31 +28,32 @@ WIDTH = 100
 
 
 class Answer(NamedTuple):
-    """An answer and what it cost."""
+    """An answer and what it cost. read: tokens of the prompt that the model computed, those that it knew left out."""
 
-    events: list[TokenEvent]
-    prompt_tokens: int
+    events: list[Event]
+    read: int
     first_token_seconds: float
     seconds: float
 
 
-def show_answers(model: str) -> None:
+def show_answers(model: str, timeline: Timeline) -> None:
     """Three questions to a model: what it reads, what it writes, and how sure it is of each token."""
-    decoder, tokenizer = running.open_model(model, "auto")
+    engine = running.open_engine(model, "auto", timeline, max_sequences=1)
     from rich.console import Console
 
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH)
-    answers = [open_up(console, decoder, tokenizer)]
+    answers = [open_up(console, engine)]
     for question, temperature, remark in OTHERS:
-        answers.append(ask(console, decoder, tokenizer, question, temperature, remark))
-    account(console, model, decoder, answers)
+        answers.append(ask(console, engine, question, temperature, remark))
+    account(console, model, engine, answers)
 
 
-def open_up(console: Console, model: Decoder, tokenizer: Tokenizer) -> Answer:
+def open_up(console: Console, engine: Engine) -> Answer:
     """The first question, step by step."""
     from rich.text import Text
 
+    tokenizer = engine.tokenizer
     heading(console, "1", f"The question: {OPENED}")
     chat = tokenizer.apply_chat_template([{"role": "user", "content": OPENED}], add_generation_prompt=True)
     explain(console, "The model's own chat template puts it between control tokens (marked), which no text can forge:")
@@ -61,10 +62,8 @@ def open_up(console: Console, model: Decoder, tokenizer: Tokenizer) -> Answer:
     console.print(as_pieces(tokenizer, chat.ids))
 
     heading(console, "2", "The answer, a token at a time")
-    explain(
-        console, f"Each step gives all {model.config.vocab_size} tokens a probability; the most likely one is taken:"
-    )
-    answer = run(model, tokenizer, chat.ids, 0.0, lambda event: console.print(step_row(tokenizer, event)))
+    explain(console, f"Each step gives all {engine.vocab_size} tokens a probability; the most likely one is taken:")
+    answer = run(engine, chat.ids, 0.0, lambda event: console.print(step_row(tokenizer, event)))
     console.print(Text("".join(event.text for event in answer.events).strip(), style="bold"))
 
     unsure = min(answer.events, key=lambda event: event.logprob or 0.0)
@@ -77,18 +76,14 @@ def open_up(console: Console, model: Decoder, tokenizer: Tokenizer) -> Answer:
     return answer
 
 
-def ask(
-    console: Console, model: Decoder, tokenizer: Tokenizer, question: str, temperature: float, remark: str
-) -> Answer:
+def ask(console: Console, engine: Engine, question: str, temperature: float, remark: str) -> Answer:
     """A further question: the answer as it comes, each token in the colour of its probability."""
     from rich.text import Text
 
     heading(console, "?", question)
     explain(console, f"{remark}.")
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True).ids
-    answer = run(
-        model, tokenizer, ids, temperature, lambda event: console.print(Text(event.text, colour(event)), end="")
-    )
+    ids = engine.tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True).ids
+    answer = run(engine, ids, temperature, lambda event: console.print(Text(event.text, colour(event)), end=""))
     console.print()
     surprise = -sum(event.logprob or 0.0 for event in answer.events) / len(answer.events)
     explain(
@@ -97,35 +92,37 @@ def ask(
     return answer
 
 
-def run(model: Decoder, tokenizer: Tokenizer, ids: list[int], temperature: float, show: Any) -> Answer:
+def run(engine: Engine, ids: list[int], temperature: float, show: Any) -> Answer:
     """Generate, giving each event to `show` as it comes."""
-    from pellucid.inference.generate import stream
-    from pellucid.inference.sampling import SamplingParams
+    from pellucid.inference.output import stream
+    from pellucid.inference.params import SamplingParams
 
     params = SamplingParams(temperature=temperature, max_tokens=MAX_TOKENS, logprobs=5, seed=SEED)
-    events: list[TokenEvent] = []
-    started = time.perf_counter()
-    first = 0.0
-    for event in stream(model, tokenizer, [ids], params):
-        first = first or time.perf_counter() - started
+    events: list[Event] = []
+    started, known = time.perf_counter(), engine.tokens_read
+    first, read = 0.0, 0
+    for event in stream(engine, ids, params):
+        if not events:
+            first, read = time.perf_counter() - started, engine.tokens_read - known
         events.append(event)
         show(event)
-    return Answer(events, len(ids), first, time.perf_counter() - started)
+    return Answer(events, read, first, time.perf_counter() - started)
 
 
-def account(console: Console, name: str, model: Decoder, answers: list[Answer]) -> None:
+def account(console: Console, name: str, engine: Engine, answers: list[Answer]) -> None:
     """What it cost, in time and memory."""
+    from pellucid.inference.room import bytes_a_token
     from pellucid.operations.ceilings import measure_ceilings
 
     heading(console, "=", "What it cost")
-    read = sum(answer.prompt_tokens for answer in answers) / sum(answer.first_token_seconds for answer in answers)
+    read = sum(answer.read for answer in answers) / sum(answer.first_token_seconds for answer in answers)
     after = sum(answer.seconds - answer.first_token_seconds for answer in answers)
     written = sum(len(answer.events) - 1 for answer in answers) / after
-    config = model.config
+    config, dtype = engine.model.config, engine.model.dtype
     parameters = sum(parameter.numel() for parameter in model_parameters(config))
-    per_token = model.new_cache(1, config.max_positions).num_bytes() / config.max_positions
+    per_token = bytes_a_token(config, dtype)
     memory = measure_ceilings(precisions=()).memory_read
-    bytes_a_step = parameters * model.dtype.itemsize
+    bytes_a_step = sum(held.numel() * held.element_size() for held in engine.model.state_dict().values())
     lines = (
         ("reading", f"{read:.0f} tokens/s (a prompt is read all at once: bound by arithmetic)"),
         ("writing", f"{written:.1f} tokens/s (one at a time, all weights for each: bound by memory)"),
@@ -133,7 +130,11 @@ def account(console: Console, name: str, model: Decoder, answers: list[Answer]) 
             "the limit",
             f"{memory * 1e9 / bytes_a_step:.0f} tokens/s, if memory gives {memory:.0f} GB/s as just measured",
         ),
-        ("weights", f"{parameters / 1e6:.0f} million numbers, {bytes_a_step / 2**20:.0f} MiB in {dtype_name(model)}"),
+        (
+            "weights",
+            f"{parameters / 1e6:.0f} million numbers in {bytes_a_step / 2**20:.0f} MiB, computed with in "
+            f"{str(dtype).removeprefix('torch.')}",
+        ),
         ("cache", f"{per_token / 1024:.0f} KiB for each token of the conversation, {config.max_positions} at most"),
     )
     for what, text in lines:
@@ -142,17 +143,13 @@ def account(console: Console, name: str, model: Decoder, answers: list[Answer]) 
 
 
 def model_parameters(config: Any) -> Any:
-    """The parameters as the config describes them, without memory: those of a packed model are no longer listed."""
+    """The parameters as the config describes them, without memory: in a model they may lie in blocks of integers."""
     import torch
 
     from pellucid.models.decoder import Decoder
 
     with torch.device("meta"):
         return list(Decoder(config).parameters())
-
-
-def dtype_name(model: Decoder) -> str:
-    return str(model.dtype).removeprefix("torch.")
 
 
 def heading(console: Console, mark: str, text: str) -> None:
@@ -199,7 +196,7 @@ def visible(piece: str) -> str:
     return piece.replace("\n", "⏎").replace(" ", "·") or "(half a character)"
 
 
-def step_row(tokenizer: Tokenizer, event: TokenEvent) -> Text:
+def step_row(tokenizer: Tokenizer, event: Event) -> Text:
     """A token, its probability, and what came next to it."""
     row = bar_row(tokenizer.decode([event.token_id]), math.exp(event.logprob or 0.0), colour(event))
     others = [(token, value) for token, value in event.alternatives if token != event.token_id][:2]
@@ -214,7 +211,7 @@ def bar_row(piece: str, chance: float, style: str) -> Text:
     return Text.assemble(f"  {visible(piece):16}", (f"{chance:6.1%} ", style), (f"{bar:{BAR}}", style or "dim"))
 
 
-def colour(event: TokenEvent) -> str:
+def colour(event: Event) -> str:
     """Green for a sure token, yellow for a likely one, red for an unlikely one."""
     chance = math.exp(event.logprob or 0.0)
     return "green" if chance > 0.7 else "yellow" if chance > 0.2 else "red"

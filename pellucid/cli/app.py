@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, serve, sft, show, tokenizer
+from pellucid.cli.timeline import Timeline, process_age
 from pellucid.errors import PellucidError, did_you_mean
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -68,11 +69,14 @@ app.command(rich_help_panel=LOOK)(convert.convert)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `pellucid` with these arguments; the exit status. An error is one line on stderr, never raised."""
+def run(arguments: Sequence[str], age: float = 0.0) -> int:
+    """Run `pellucid` with these arguments; the exit status. An error is one line on stderr, never raised.
+
+    age: seconds that the process has taken to get here.
+    """
     debug, arguments = take_debug(arguments)
     try:
-        status = app(arguments, prog_name="pellucid", standalone_mode=False)
+        status = app(arguments, prog_name="pellucid", standalone_mode=False, obj=Timeline(age))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -127,4 +131,4 @@ def show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def main() -> None:
     """The entry point of the command line."""
     warnings.showwarning = show_warning
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], process_age()))

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pellucid.cli import running
+from pellucid.cli.sampling import NOTHING, Sampling, sampling_flags
 from pellucid.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from pellucid.cli.timeline import Timeline
     from pellucid.inference.conversation import Conversation
+    from pellucid.inference.engine import Engine, Event
     from pellucid.inference.presets import Resolved
-    from pellucid.models.decoder import Decoder
-    from pellucid.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_PRESET = "balanced"
 DEFAULTS = {"max_tokens": 1024}
@@ -31,7 +32,9 @@ Ctrl-C stops an answer; a second one leaves. To say something that begins with a
 COMMANDS = ("/reset", "/system", "/params", "/help", "/quit")
 
 
+@sampling_flags("ignore_eos")
 def chat(
+    context: typer.Context,
     model: running.Model = "smollm2",
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Answer this and end, instead of a conversation.")
@@ -39,17 +42,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
     dtype: running.Dtype = "auto",
-    preset: running.Preset = None,
-    max_tokens: running.MaxTokens = None,
-    temperature: running.Temperature = None,
-    top_k: running.TopK = None,
-    top_p: running.TopP = None,
-    min_p: running.MinP = None,
-    repetition_penalty: running.RepetitionPenalty = None,
-    presence_penalty: running.PresencePenalty = None,
-    frequency_penalty: running.FrequencyPenalty = None,
-    stop: running.Stop = None,
-    seed: running.Seed = None,
+    sampling: Sampling = NOTHING,
 ) -> None:
     """Talk to a model. Without -p, each line that is typed (or comes through a pipe) is a turn.
 
@@ -58,26 +51,18 @@ def chat(
 
     Example: pellucid chat smollm2 -p "What is the capital of France?" --temperature 0
     """
-    flags: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "stop": stop or None,
-        "seed": seed,
-    }
     from pellucid.inference.presets import resolve
 
-    resolve(flags=flags, preset_name=preset)  # a bad value is said before the model is loaded
-    decoder, tokenizer = running.open_model(model, dtype)
-    talk = Talk(model, decoder, tokenizer, flags, preset, system, as_json)
+    resolve(flags=sampling.values, preset_name=sampling.preset)  # a bad value is said before the model is loaded
+    timeline: Timeline = context.obj
+    engine = running.open_engine(model, dtype, timeline, max_sequences=1)
+    talk = Talk(model, engine, sampling, system, as_json)
     if prompt is not None:
-        talk.answer(prompt)
-    elif sys.stdin.isatty():
+        talk.answer(prompt, timeline)
+        running.note(timeline.line())
+        return
+    running.note(timeline.line())
+    if sys.stdin.isatty():
         talk.at_terminal()
     else:
         talk.through_pipe(sys.stdin)
@@ -86,25 +71,15 @@ def chat(
 class Talk:
     """The conversation, and how it is shown."""
 
-    def __init__(
-        self,
-        name: str,
-        model: Decoder,
-        tokenizer: Tokenizer,
-        flags: dict[str, Any],
-        preset: str | None,
-        system: str | None,
-        as_json: bool,
-    ) -> None:
+    def __init__(self, name: str, engine: Engine, sampling: Sampling, system: str | None, as_json: bool) -> None:
         from rich.console import Console
 
         from pellucid.inference.conversation import Conversation
 
-        self.name, self.flags, self.preset, self.as_json = name, flags, preset, as_json
-        self.generation_config = model.generation_config
+        self.name, self.engine, self.sampling, self.as_json = name, engine, sampling, as_json
         self.changes: dict[str, Any] = {}  # what /params has set
         self.resolved = self.resolve()
-        self.conversation: Conversation = Conversation(model, tokenizer, self.resolved.params, system)
+        self.conversation: Conversation = Conversation(engine, self.resolved.params, system)
         self.console = Console(highlight=False)
 
     def resolve(self) -> Resolved:
@@ -112,9 +87,9 @@ class Talk:
 
         return resolve(
             request=self.changes,
-            flags=self.flags,
-            preset_name=self.preset,
-            generation_config=self.generation_config,
+            flags=self.sampling.values,
+            preset_name=self.sampling.preset,
+            generation_config=self.engine.model.generation_config,
             default_preset=DEFAULT_PRESET,
             defaults=DEFAULTS,
         )
@@ -179,7 +154,7 @@ class Talk:
         self.say("no system prompt of yours; the model's template may add its own" if system is None else system)
 
     def set_params(self, assignments: list[str]) -> None:
-        from pellucid.inference.sampling import SamplingParams
+        from pellucid.inference.params import SamplingParams
 
         changes = dict(self.changes)
         for assignment in assignments:
@@ -210,9 +185,10 @@ class Talk:
         """What a command answers; beside the JSON there is no place for it but stderr."""
         print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
-    def answer(self, text: str) -> None:
-        events = self.conversation.ask(text)
-        with closing(events):
+    def answer(self, text: str, timeline: Timeline | None = None) -> None:
+        """Answer a line, on stdout. timeline: of the start, if this is the first answer."""
+        with closing(self.conversation.ask(text)) as asked:
+            events = asked if timeline is None else timed(asked, timeline)
             if self.as_json:
                 for _ in events:
                     pass
@@ -242,7 +218,7 @@ class Talk:
             "prompt_tokens": turn.prompt_tokens,
             "completion_tokens": len(turn.token_ids),
             "context_used": self.conversation.context_used,
-            "context": self.conversation.model.config.max_positions,
+            "context": self.engine.max_length,
             "first_token_seconds": turn.first_token_seconds,
             "seconds": turn.seconds,
             "tokens_per_second": turn.tokens_per_second,
@@ -258,5 +234,12 @@ class Talk:
         ended = f", ended by {turn.finish_detail}" if turn.finish_reason == "length" else ""
         return (
             f"{len(turn.token_ids)} tokens, {rate}first after {turn.first_token_seconds:.2f} s, "
-            f"context {self.conversation.context_used} of {self.conversation.model.config.max_positions}{ended}"
+            f"context {self.conversation.context_used} of {self.engine.max_length}{ended}"
         )
+
+
+def timed(events: Iterator[Event], timeline: Timeline) -> Iterator[Event]:
+    """The same events; the first of them ends the start-up."""
+    for event in events:
+        timeline.end("first token")
+        yield event

@@ -22,6 +22,7 @@ EXCERPT = 420  # characters of the text that are shown
 
 
 def demo(
+    context: typer.Context,
     text: Annotated[
         Path | None,
         typer.Option("--text", help="Your own text to learn from, instead of the invented world.", show_default=False),
@@ -48,7 +49,7 @@ def demo(
     if model is not None:
         if text is not None:
             raise InputError("--model trains nothing and takes no --text: leave one of them out")
-        show_answers(model)
+        show_answers(model, context.obj)
         return 0
     from rich.console import Console
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pellucid.cli import running
+from pellucid.cli.sampling import NOTHING, Sampling, sampling_flags
 from pellucid.errors import InputError
 
 if TYPE_CHECKING:
+    from pellucid.cli.timeline import Timeline
+    from pellucid.inference.engine import Engine
     from pellucid.inference.generate import Completion
     from pellucid.inference.presets import Resolved
-    from pellucid.models.decoder import Decoder
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 DEFAULTS = {"max_tokens": 128}
@@ -32,7 +34,9 @@ class Asked(NamedTuple):
     place: str
 
 
+@sampling_flags()
 def generate(
+    context: typer.Context,
     model: running.Model = "smollm2",
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", "-p", help="The text to go on with; may be given again.")
@@ -43,77 +47,49 @@ def generate(
             help='A prompt a line; in a .jsonl file a string or {"prompt": ..., "temperature": ...}; - is stdin.'
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="How many prompts to answer at a time.")] = 8,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Show how likely each token was.")] = False,
     top_logprobs: Annotated[
         int | None, typer.Option(min=0, help=f"How many alternatives to show with each token ({TOP_LOGPROBS}).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each prompt.")] = False,
     dtype: running.Dtype = "auto",
-    preset: running.Preset = None,
-    max_tokens: running.MaxTokens = None,
-    temperature: running.Temperature = None,
-    top_k: running.TopK = None,
-    top_p: running.TopP = None,
-    min_p: running.MinP = None,
-    repetition_penalty: running.RepetitionPenalty = None,
-    presence_penalty: running.PresencePenalty = None,
-    frequency_penalty: running.FrequencyPenalty = None,
-    stop: running.Stop = None,
-    ignore_eos: Annotated[
-        bool,
-        typer.Option("--ignore-eos", help="Go on past the end of the text.", rich_help_panel=running.SAMPLING),
-    ] = False,
-    seed: running.Seed = None,
+    deterministic: running.Deterministic = False,
+    sampling: Sampling = NOTHING,
 ) -> None:
-    """Go on with a text, or with many as a batch. No chat template: for questions there is `pellucid chat`.
+    """Go on with a text, or with many at once. No chat template: for questions there is `pellucid chat`.
 
     Sampling is what a prompt of a .jsonl file says for itself, else the flags, else the preset, else the model's own
     generation_config.json, else 128 tokens from the model's own distribution; --json says which.
 
     Example: pellucid generate smollm2 -p "Once upon a time" --max-tokens 100 --logprobs --json
     """
-    flags: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "stop": stop or None,
-        "ignore_eos": ignore_eos or None,
-        "seed": seed,
-        "logprobs": (TOP_LOGPROBS if logprobs else None) if top_logprobs is None else top_logprobs,
-    }
+    sampling.values["logprobs"] = (TOP_LOGPROBS if logprobs else None) if top_logprobs is None else top_logprobs
     asked = [Asked(text, {}, f"prompt {number}") for number, text in enumerate(prompt or [], 1)]
     asked += read_prompts(prompts_file) if prompts_file else []
     if not asked:
         raise InputError("there is nothing to go on with: give -p TEXT or --prompts-file FILE")
     for one in asked:  # what is asked wrongly is said before the model is loaded
-        sampling(one, flags, preset, {})
-    decoder, tokenizer = running.open_model(model, dtype)
-    resolved = [sampling(one, flags, preset, decoder.generation_config) for one in asked]
-    if len(asked) == 1 and not as_json and resolved[0].params.logprobs is None:
-        write_as_it_comes(decoder, tokenizer, asked[0], resolved[0])
-        return
-    results = in_batches(decoder, tokenizer, asked, resolved, batch_size)
-    for number, (one, how, completion) in enumerate(results, 1):
-        if as_json:
-            print(json.dumps(as_object(one, how, completion, tokenizer)), flush=True)
-        else:
-            show(number if len(asked) > 1 else None, one, completion, tokenizer)
+        resolved(one, sampling, {})
+    timeline: Timeline = context.obj
+    alone = {"max_sequences": 1} if len(asked) == 1 else {}
+    engine = running.open_engine(model, dtype, timeline, deterministic=deterministic, **alone)
+    how = [resolved(one, sampling, engine.model.generation_config) for one in asked]
+    if len(asked) == 1 and not as_json and how[0].params.logprobs is None:
+        write_as_it_comes(engine, asked[0], how[0], timeline)
+    else:
+        write_in_order(engine, asked, how, timeline, as_json)
+    running.note(timeline.line())
 
 
-def sampling(one: Asked, flags: dict[str, Any], preset: str | None, generation_config: dict[str, Any]) -> Resolved:
+def resolved(one: Asked, sampling: Sampling, generation_config: dict[str, Any]) -> Resolved:
+    """The parameters of one prompt, and where each comes from."""
     from pellucid.inference.presets import resolve
 
     try:
         return resolve(
             request=one.request,
-            flags=flags,
-            preset_name=preset,
+            flags=sampling.values,
+            preset_name=sampling.preset,
             generation_config=generation_config,
             defaults=DEFAULTS,
         )
@@ -156,39 +132,47 @@ def read_object(text: str, place: str) -> Asked:
     return Asked(value.pop("prompt"), value, place)
 
 
-def write_as_it_comes(model: Decoder, tokenizer: Tokenizer, one: Asked, how: Resolved) -> None:
+def write_as_it_comes(engine: Engine, one: Asked, how: Resolved, timeline: Timeline) -> None:
     """Print the prompt (at a terminal, dim) and what follows it."""
     from rich.console import Console
 
-    from pellucid.inference.generate import stream
+    from pellucid.inference.generate import prompt_ids
+    from pellucid.inference.output import stream
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    events = stream(model, tokenizer, [one.prompt], how.params)
+    events = stream(engine, prompt_ids(engine.tokenizer, one.prompt), how.params)
     if console.is_terminal:
         console.print(one.prompt, style="dim", end="")
     for event in events:
+        timeline.end("first token")
         print(event.text, end="", flush=True)
     print(flush=True)
     if event.finish_reason == "length":
         running.note(f"ended by {event.finish_detail}")
 
 
-def in_batches(
-    model: Decoder, tokenizer: Tokenizer, asked: list[Asked], resolved: list[Resolved], batch_size: int
-) -> Iterator[tuple[Asked, Resolved, Completion]]:
-    """The completions, in the order of the prompts. Every prompt is checked before the first is answered."""
-    from pellucid.inference import generate as engine
+def write_in_order(engine: Engine, asked: list[Asked], how: list[Resolved], timeline: Timeline, as_json: bool) -> None:
+    """Print what follows each prompt, in their order. Every prompt is checked before the first is answered."""
+    from pellucid.inference.generate import prompt_ids
+    from pellucid.inference.output import Outputs
 
-    for one, how in zip(asked, resolved, strict=True):
-        try:
-            engine.prepare(model, tokenizer, [one.prompt], how.params)
-        except InputError as error:
-            raise InputError(f"{one.place}: {error}") from None
-    for start in range(0, len(asked), batch_size):
-        part = slice(start, start + batch_size)
-        params = [how.params for how in resolved[part]]
-        completions = engine.generate(model, tokenizer, [one.prompt for one in asked[part]], params)
-        yield from zip(asked[part], resolved[part], completions, strict=True)
+    def after_step() -> None:
+        if engine.tokens_drawn:
+            timeline.end("first token")
+
+    tokenizer = engine.tokenizer
+    with Outputs(engine) as outputs:
+        for one, own in zip(asked, how, strict=True):
+            try:
+                outputs.add(prompt_ids(tokenizer, one.prompt), own.params)
+            except InputError as error:
+                raise InputError(f"{one.place}: {error}") from None
+        for number, output in enumerate(outputs.answered(after_step)):
+            one, [completion] = asked[number], output.answers
+            if as_json:
+                print(json.dumps(as_object(one, how[number], completion, tokenizer)), flush=True)
+            else:
+                show(number + 1 if len(asked) > 1 else None, one, completion, tokenizer)
 
 
 def as_object(one: Asked, how: Resolved, completion: Completion, tokenizer: Tokenizer) -> dict[str, Any]:

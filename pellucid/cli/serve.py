@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pellucid.cli import running
+from pellucid.cli.sampling import NOTHING, Sampling, sampling_flags
 from pellucid.errors import InputError
 
 if TYPE_CHECKING:
+    from pellucid.cli.timeline import Timeline
     from pellucid.inference.engine import Engine
 
 ACCESS = "Who may ask"
 LIMITS = "Limits"
 
 
+@sampling_flags("stop", "ignore_eos", "seed")
 def serve(
+    context: typer.Context,
     model: running.Model = "smollm2",
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is open to the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
@@ -53,16 +57,13 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that answers may take to end at SIGTERM.", rich_help_panel=LIMITS)
     ] = 30,
+    guesses: Annotated[
+        int,
+        typer.Option(min=0, max=64, help="Tokens guessed ahead from the text before, where that is faster; 0: none."),
+    ] = 0,
     dtype: running.Dtype = "auto",
-    preset: running.Preset = None,
-    max_tokens: running.MaxTokens = None,
-    temperature: running.Temperature = None,
-    top_k: running.TopK = None,
-    top_p: running.TopP = None,
-    min_p: running.MinP = None,
-    repetition_penalty: running.RepetitionPenalty = None,
-    presence_penalty: running.PresencePenalty = None,
-    frequency_penalty: running.FrequencyPenalty = None,
+    deterministic: running.Deterministic = False,
+    sampling: Sampling = NOTHING,
 ) -> None:
     """Serve a model to OpenAI clients: chat, completions, tools, streams, log-probabilities, metrics.
 
@@ -71,23 +72,16 @@ def serve(
 
     Example: pellucid serve smollm2 --port 8000
     """
-    flags: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-    }
     check_installed()
     from pellucid.inference.presets import resolve
     from pellucid.serving.run import listen, server, url_of
 
-    resolve(flags=flags, preset_name=preset)  # what is asked wrongly is said before the model is loaded
+    resolve(
+        flags=sampling.values, preset_name=sampling.preset
+    )  # what is asked wrongly is said before the model is loaded
+    timeline: Timeline = context.obj
     with listen(host, port) as listening:
-        engine, generation_config = open_engine(model, dtype)
+        engine = open_engine(model, dtype, timeline, guesses=guesses, deterministic=deterministic)
         from pellucid.serving.app import create_app
         from pellucid.serving.service import Settings
 
@@ -99,12 +93,14 @@ def serve(
             max_answers=max_answers,
             max_body=round(max_body * 2**20),
             timeout=timeout,
-            flags=flags,
-            preset=preset,
-            generation_config=generation_config,
+            flags=sampling.values,
+            preset=sampling.preset,
+            generation_config=dict(engine.model.generation_config),
         )
         app = create_app(engine, settings)
         url = url_of(listening)
+        timeline.end("server")
+        running.note(timeline.line())
         running.note(f"serving {settings.name!r} at {url}/v1 ({url}/docs shows what can be asked); Ctrl-C ends")
         if not settings.keys and not is_loopback(listening.getsockname()[0]):
             running.note("anyone who reaches this address may ask: --api-key lets in only who has a key")
@@ -122,14 +118,12 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
-def open_engine(model: str, dtype: str) -> tuple[Engine, dict[str, Any]]:
-    """The engine of a model, and what the model's file says of sampling."""
-    from pellucid.inference.engine import Engine
-
-    decoder, tokenizer = running.open_model(model, dtype, packed=False)
-    engine = Engine(decoder, tokenizer)
-    blocks, size = engine.runner.cache.num_blocks, engine.runner.cache.block_size
-    reason = engine.runner.why_not
-    steps = "native" if reason is None else f"PyTorch's, because {reason}"
-    running.note(f"small steps: {steps}; a cache of {blocks:,} blocks of {size} tokens")
-    return engine, dict(decoder.generation_config)
+def open_engine(model: str, dtype: str, timeline: Timeline, **options: Any) -> Engine:
+    """The engine of a model; what its cache holds, and why so much, is said."""
+    engine = running.open_engine(model, dtype, timeline, **options)
+    cache = engine.runner.cache
+    running.note(
+        f"cache: {cache.num_blocks:,} blocks of {cache.block_size} tokens, {cache.num_bytes() / 2**20:,.0f} MiB: "
+        f"{engine.size_of_cache}"
+    )
+    return engine

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pellucid.errors import InputError
-from pellucid.inference.generate import FinishReason, TokenEvent, stream
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.output import events_of
+from pellucid.inference.params import SamplingParams
 
 if TYPE_CHECKING:
-    from pellucid.models.decoder import Decoder
-    from pellucid.tokenizer.tokenizer import Tokenizer
+    from pellucid.inference.engine import Engine, Event
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Turn:
     seed: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
+    finish_reason: Literal["stop", "length", "error"] | None = None
     finish_detail: str | int | None = None
     first_token_seconds: float = 0.0
     seconds: float = 0.0
@@ -37,17 +37,19 @@ class Turn:
 
 
 class Conversation:
-    """Turns of user and assistant. The whole history is read anew for every answer; nothing of it is ever cut.
+    """Turns of user and assistant. Every answer is to the whole history; nothing of it is ever cut.
 
-    model, tokenizer: as `pellucid.load` gives them; the tokenizer must have a chat template.
+    engine: which nobody else drives, of a model whose tokenizer has a chat template. Its prefix cache keeps what has
+    been read and said, so that each turn computes what is new.
     params: of the next answer. With a seed, the n-th answer (from 0) is drawn with seed + n.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, params: SamplingParams, system: str | None = None) -> None:
-        self.model, self.tokenizer, self.params = model, tokenizer, params
+    def __init__(self, engine: Engine, params: SamplingParams, system: str | None = None) -> None:
+        self.engine, self.tokenizer, self.params = engine, engine.tokenizer, params
         self.system = system
         self.turns: list[dict[str, str]] = []
         self.last: Turn | None = None
+        self._asked = -1  # the engine's number of the last question
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -64,14 +66,14 @@ class Conversation:
         """Forget all turns; the system prompt stays."""
         self.turns, self.last = [], None
 
-    def ask(self, text: str) -> Generator[TokenEvent, None, None]:
+    def ask(self, text: str) -> Generator[Event, None, None]:
         """Answer `text`, token by token. An answer that is broken off (`close` the iterator) stays as far as it came.
 
         Raises `InputError`, and leaves the conversation as it was, when it no longer fits the context.
         """
         question = {"role": "user", "content": text}
         ids = self.tokenizer.apply_chat_template([*self.messages, question], add_generation_prompt=True).ids
-        context = self.model.config.max_positions
+        context = self.engine.max_length
         if len(ids) >= context:
             raise InputError(
                 f"the conversation has {len(ids)} tokens and the context holds {context}, the answer included: "
@@ -80,21 +82,21 @@ class Conversation:
         params = self.params.seeded()
         if self.params.seed is not None:
             params = params.with_({"seed": (self.params.seed + len(self.turns) // 2) % 2**63})
-        events = stream(self.model, self.tokenizer, [ids], params)
-        return self._answer(question, Turn(len(ids), params.seed or 0), events)
+        self.engine.abort(self._asked)  # a question whose answer nobody has begun to read
+        self._asked = self.engine.add(ids, params)
+        return self._answer(question, Turn(len(ids), params.seed or 0))
 
-    def _answer(
-        self, question: dict[str, str], turn: Turn, events: Iterator[TokenEvent]
-    ) -> Generator[TokenEvent, None, None]:
+    def _answer(self, question: dict[str, str], turn: Turn) -> Generator[Event, None, None]:
         answer = {"role": "assistant", "content": ""}
         self.turns += [question, answer]
         self.last = turn
         started = time.perf_counter()
-        for event in events:
-            turn.seconds = time.perf_counter() - started
-            turn.first_token_seconds = turn.first_token_seconds or turn.seconds
-            turn.token_ids.append(event.token_id)
-            turn.text += event.text
-            answer["content"] = turn.text
-            turn.finish_reason, turn.finish_detail = event.finish_reason, event.finish_detail
-            yield event
+        with closing(events_of(self.engine, self._asked)) as events:
+            for event in events:
+                turn.seconds = time.perf_counter() - started
+                turn.first_token_seconds = turn.first_token_seconds or turn.seconds
+                turn.token_ids.append(event.token_id)
+                turn.text += event.text
+                answer["content"] = turn.text
+                turn.finish_reason, turn.finish_detail = event.finish_reason, event.finish_detail
+                yield event

@@ -205,7 +205,6 @@ def log_probabilities(logits: Tensor, tokens: Tensor, alternatives: int) -> tupl
 
     Returns (B,), and (B, alternatives) of values and of token ids, from the most likely down.
     """
-    logits = logits.float()
-    total = logits.logsumexp(-1, keepdim=True)  # (B, 1)
-    best, ids = most(logits, alternatives)
-    return (logits.gather(-1, tokens[:, None]) - total)[:, 0], best - total, ids
+    scores = logits.float().log_softmax(-1)  # each row by itself, whatever the others are, as `logsumexp` does not
+    _, ids = most(logits, alternatives)
+    return scores.gather(-1, tokens[:, None])[:, 0], scores.gather(-1, ids), ids

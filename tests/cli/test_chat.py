@@ -13,14 +13,16 @@ from rich.console import Console
 from pellucid.cli import app as frame
 from pellucid.cli import chat, running
 from pellucid.cli.markdown import MarkdownStream, finished_blocks
+from pellucid.cli.sampling import Sampling
 from pellucid.inference.conversation import Conversation
+from pellucid.inference.engine import Engine
 from tests.inference.tiny import ByteTokenizer, tiny_model
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small random model stands for every name."""
-    monkeypatch.setattr(running, "open_model", lambda name, dtype: (tiny_model(), ByteTokenizer()))
+    monkeypatch.setattr(running, "open_model", lambda name, dtype, timeline: (tiny_model(), ByteTokenizer()))
 
 
 def pipe(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -95,8 +97,8 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, *typed: str | type[BaseExceptio
         raise key
 
     monkeypatch.setattr("builtins.input", type_next)
-    flags = {"max_tokens": 4, "temperature": 0.0}
-    talk = chat.Talk("tiny", tiny_model(), ByteTokenizer(), flags, None, None, as_json=False)
+    flags = Sampling({"max_tokens": 4, "temperature": 0.0}, None)
+    talk = chat.Talk("tiny", Engine(tiny_model(), ByteTokenizer(), max_sequences=1), flags, None, as_json=False)
     talk.at_terminal()
     assert next(keys, None) is None  # it left at the last one, not before
     return talk

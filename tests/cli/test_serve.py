@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pellucid.cli import app as frame
-from pellucid.cli import serve
+from pellucid.cli import running, serve
+from pellucid.cli.timeline import Timeline
 from pellucid.serving import run
 from pellucid.serving.service import Settings
+from tests.inference.tiny import ByteTokenizer, tiny_model
 from tests.serving.stand_in import Scripted
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, float, str]]:
+def opened() -> list[dict[str, Any]]:
+    """The options of the engines that were opened."""
+    return []
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, opened: list[dict[str, Any]]) -> list[tuple[Settings, float, str]]:
     """What would be served: the settings, the seconds to drain, and where."""
     seen: list[tuple[Settings, float, str]] = []
 
@@ -26,7 +35,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, float, str]]
         def run(self, sockets: list[socket.socket]) -> None:
             seen.append((self.app.state.service.settings, self.drain, run.url_of(sockets[0])))
 
-    monkeypatch.setattr(serve, "open_engine", lambda model, dtype: (Scripted("x"), {"temperature": 0.3}))
+    def open_engine(model: str, dtype: str, timeline: Timeline, **options: Any) -> Any:
+        engine: Any = Scripted("x")
+        engine.model = SimpleNamespace(generation_config={"temperature": 0.3})
+        opened.append(options)
+        return engine
+
+    monkeypatch.setattr(serve, "open_engine", open_engine)
     monkeypatch.setattr(run, "server", Web)
     return seen
 
@@ -38,13 +53,15 @@ def test_the_defaults_are_careful(served: list[Any], capsys: pytest.CaptureFixtu
     assert settings.keys == settings.hosts == settings.origins == ()
     assert settings.max_body == 16 * 2**20 and settings.generation_config == {"temperature": 0.3}
     said = capsys.readouterr().err
-    assert f"{url}/v1" in said and "--api-key" not in said
+    assert f"{url}/v1" in said and "--api-key" not in said and "ready after" in said
 
 
-def test_every_option_arrives(served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_arrives(
+    served: list[Any], opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     options = """--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example
         --allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2
-        --temperature 0.1 --top-p 0.9 --preset factual"""
+        --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic"""
     assert frame.run(["serve", "folder/model", *options.split()]) == 0
     settings, drain, _ = served[0]
     assert settings == Settings(
@@ -62,6 +79,7 @@ def test_every_option_arrives(served: list[Any], capsys: pytest.CaptureFixture[s
     assert drain == 2 and settings.flags["temperature"] == 0.1 and settings.flags["top_p"] == 0.9
     assert frame.run(["serve", "folder/model", "--host", "0.0.0.0", "--port", "0"]) == 0
     assert served[1][0].name == "model"
+    assert opened == [{"guesses": 4, "deterministic": True}, {"guesses": 0, "deterministic": False}]
     assert "anyone who reaches this address may ask" in capsys.readouterr().err
 
 
@@ -93,3 +111,17 @@ def test_the_extra_is_named_where_it_is_missing(
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     assert frame.run(["serve", "--port", "0"]) == 2
     assert "pip install 'pellucid[serve]'" in capsys.readouterr().err
+
+
+def test_the_cache_and_its_size_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(
+        running, "open_model", lambda name, dtype, timeline: (tiny_model("sinusoidal"), ByteTokenizer())
+    )
+    timeline = Timeline()
+    serve.open_engine("tiny", "auto", timeline, num_blocks=16)
+    said = capsys.readouterr().err
+    assert "no native step, but PyTorch's: its positions are sinusoidal" in said
+    assert "cache: 16 blocks of 16 tokens, 0 MiB: asked for" in said
+    serve.open_engine("tiny", "auto", timeline, max_sequences=2)
+    assert "cache: 12 blocks of 16 tokens, 0 MiB: all that 2 sequences of 96 tokens can fill" in capsys.readouterr().err
+    assert list(timeline.parts) == ["engine"]
