@@ -18,15 +18,17 @@ from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.describe import PARTS, part_of
 from pellucid.data.documents import with_ends
 from pellucid.data.examples import Rows
-from pellucid.inference.generate import Completion, generate
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.engine import Engine
+from pellucid.inference.generate import Completion
+from pellucid.inference.output import answer_all
+from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
 from pellucid.training.evaluate import evaluate
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
 
-BATCH = 8  # questions at a time
+TOGETHER = 8  # questions at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def compare(
     """Asks both models all questions, and keeps the first `shown` answers.
 
     before, after: models of one config, for this tokenizer. rows: so many of `validation` at most are looked at.
-    Errors as `generate` raises them.
+    Errors as `Engine.add` raises them.
     """
     losses = [] if validation is None else [evaluate(m, tokenizer, validation, rows).loss for m in (before, after)]
     end = turn_end(tokenizer)
@@ -129,19 +131,18 @@ def question_of(text: str, tokenizer: Tokenizer) -> Question:
 
 
 def answer(model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[str]:
-    """What the model answers to each of these messages of a user."""
+    """What a model in training answers to each of these messages of a user."""
     questions = [question_of(text, tokenizer) for text in texts]
-    return [completion.text for completion in ask(model, tokenizer, questions, max_tokens)]
+    return [completion.text for completion in ask(model, tokenizer, questions, max_tokens, native=False)]
 
 
-def ask(model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int) -> list[Completion]:
-    """The greedy answer to each question."""
+def ask(
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int, *, native: bool = True
+) -> list[Completion]:
+    """The greedy answer to each question. native: False leaves the parameters as they are, for a model in training."""
+    engine = Engine(model, tokenizer, max_sequences=TOGETHER, native=native)
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    answers: list[Completion] = []
-    for start in range(0, len(questions), BATCH):
-        prompts = [question.ids for question in questions[start : start + BATCH]]
-        answers += generate(model, tokenizer, prompts, params)
-    return answers
+    return answer_all(engine, [question.ids for question in questions], params)
 
 
 @torch.no_grad()

@@ -48,13 +48,14 @@ def preparing() -> Callable[[str, int, int | None], None]:
 
 
 def sample(model: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int) -> list[str]:
-    """The model's most likely continuation of each prompt."""
-    from pellucid.inference.generate import generate
-    from pellucid.inference.sampling import SamplingParams
+    """The most likely continuation of each prompt, of a model in training."""
+    from pellucid.inference.engine import Engine
+    from pellucid.inference.output import answer_all
+    from pellucid.inference.params import SamplingParams
 
     ids = [tokenizer.encode(prompt, add_bos=tokenizer.adds_bos) for prompt in prompts]
-    completions = generate(model, tokenizer, ids, SamplingParams(temperature=0, max_tokens=tokens))
-    return [completion.text for completion in completions]
+    engine = Engine(model, tokenizer, max_sequences=len(ids), native=False)  # its parameters are still to be trained
+    return [one.text for one in answer_all(engine, ids, SamplingParams(temperature=0, max_tokens=tokens))]
 
 
 def finish(outcome: Outcome, run: str, use: str) -> int:

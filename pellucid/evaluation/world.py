@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from pellucid.data.tinyworld import SPLITS, Question, TinyWorld, exact_match, is_refusal
 from pellucid.evaluation.first_model import QUIZ
-from pellucid.inference.generate import generate
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.engine import Engine
+from pellucid.inference.output import answer_all
+from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -20,7 +21,6 @@ Ask = Callable[[Sequence[str]], list[str]]
 """Answers to questions, one each."""
 
 ANSWER_TOKENS = 24  # more than the longest answer has
-TOGETHER = 64  # questions in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,4 @@ def ask_in_chat(model: Decoder, tokenizer: Tokenizer) -> Ask:
 def _answers(
     model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], params: SamplingParams
 ) -> list[str]:
-    """Prompts of nearly equal length go together, so that little is padding."""
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    answers = [""] * len(prompts)
-    for start in range(0, len(order), TOGETHER):
-        batch = order[start : start + TOGETHER]
-        completions = generate(model, tokenizer, [prompts[number] for number in batch], params)
-        for number, completion in zip(batch, completions, strict=True):
-            answers[number] = completion.text.strip()
-    return answers
+    return [one.text.strip() for one in answer_all(Engine(model, tokenizer), prompts, params)]
