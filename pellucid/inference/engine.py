@@ -12,24 +12,35 @@ import math
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, replace
+from operator import eq
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pellucid.errors import InputError
+from pellucid.inference.beam_group import BeamGroup
 from pellucid.inference.blocks import BlockPool
-from pellucid.inference.drafts import Pace, PromptLookup
+from pellucid.inference.deterministic import check_deterministic
+from pellucid.inference.draft_model import MOST_GUESSES, DraftModel, check_same_vocabulary
+from pellucid.inference.drafts import PromptLookups
+from pellucid.inference.events import Asked, Writer, best, failure
+from pellucid.inference.events import Event as Event
+from pellucid.inference.events import Score as Score
+from pellucid.inference.events import seed_of as seed_of
 from pellucid.inference.filters import log_probabilities
-from pellucid.inference.generate import Answer, Request, TokenEvent, chances_of, drawable, prepare
+from pellucid.inference.generate import Answer, Request, chances_of, drawable, prepare
 from pellucid.inference.params import SamplingParams
-from pellucid.inference.room import blocks_that_fit
+from pellucid.inference.room import blocks_that_fit, bytes_a_token
 from pellucid.inference.runner import Runner
 from pellucid.inference.sampling import NoToken, Sampler
 from pellucid.inference.scheduler import Scheduler
 from pellucid.inference.sequence import Sequence
+from pellucid.inference.speculation import Speculation
 from pellucid.inference.step import Chunk
 from pellucid.models.decoder import Decoder
+from pellucid.operations.kernels import MOST_ROWS
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
@@ -38,67 +49,17 @@ BLOCK_SIZE = 16  # tokens: small, so that little is wasted
 MAX_SEQUENCES = 64
 MAX_TOKENS_PER_STEP = 512
 
-Score = tuple[float, tuple[tuple[int, float], ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One token of one answer of request `id`; see `generate.TokenEvent`.
-
-    index: which of its n answers. finish_reason: "error" too, where no token can be drawn; finish_detail says why.
-    prompt_logprobs: with the first event of a request that asks for them: (ln P, alternatives) of each token of the
-    prompt but the first.
-    """
-
-    id: int
-    index: int
-    token_id: int
-    text: str
-    logprob: float | None
-    alternatives: tuple[tuple[int, float], ...]
-    finish_reason: Literal["stop", "length", "error"] | None
-    finish_detail: str | int | None
-    prompt_logprobs: tuple[Score, ...] | None = None
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request under way.
-
-    left: answers that are not done; sequences: theirs. scores: of the prompt's tokens, until they have been shown.
-    held: the events of `best_of` answers, which are shown when all are known.
-    """
-
-    id: int
-    params: SamplingParams
-    left: int
-    scores: list[Score] | None
-    held: list[list[Event]] | None
-    sequences: list[Sequence] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Writer:
-    """An answer under way, and the request that it belongs to.
-
-    row: of the step's logits, the one to draw from next. guesses: drafted for it in this step, still to be judged.
-    """
-
-    asked: _Asked
-    index: int
-    answer: Answer
-    lookup: PromptLookup | None
-    row: int = 0
-    guesses: list[int] = field(default_factory=list)
-
 
 class Engine:
     """A model that answers many requests at once. See `step`.
 
     num_blocks: of the cache; None: as many as all sequences can fill, or half of the free memory holds.
     max_sequences, max_tokens_per_step: see `Scheduler`. native: see `Runner`.
-    guesses: so many tokens at most are guessed ahead from the text before, and judged together, where that pays (see
-    `drafts`); 0: none.
+    draft: a smaller model of the same vocabulary, and its tokenizer: it guesses tokens ahead, which are then judged
+    together, where that pays (see `drafts`). guesses: so many at most; without a draft model they come from the text
+    before; 0: none, or with a draft model `MOST_GUESSES`.
+    deterministic: log-probabilities are the same to the last bit, whatever else is under way, in whatever pieces prompts
+    are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
     """
 
     def __init__(
@@ -111,12 +72,24 @@ class Engine:
         max_sequences: int = MAX_SEQUENCES,
         max_tokens_per_step: int = MAX_TOKENS_PER_STEP,
         native: bool = True,
+        draft: tuple[Decoder, Tokenizer] | None = None,
         guesses: int = 0,
+        deterministic: bool = False,
     ):
-        context = model.config.max_positions
+        context, vocab_size = model.config.max_positions, drawable(model, tokenizer)
+        if deterministic:
+            check_deterministic(model, native)
+            max_sequences, max_tokens_per_step = (min(MOST_ROWS, one) for one in (max_sequences, max_tokens_per_step))
+        if draft is not None:
+            check_same_vocabulary(tokenizer, draft[1])
+        self.size_of_cache = "asked for"  # where its number of blocks comes from
         if num_blocks is None:
             most = max_sequences * math.ceil(context / block_size)
-            num_blocks = blocks_that_fit(model.config, model.dtype, model.device, block_size, most)
+            beside = 0 if draft is None else bytes_a_token(draft[0].config, draft[0].dtype)
+            num_blocks = blocks_that_fit(model.config, model.dtype, model.device, block_size, most, beside)
+            self.size_of_cache = (
+                f"all that {max_sequences} sequences can fill" if num_blocks == most else "half of the free memory"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.vocab_size = model.config.vocab_size
         self.runner = Runner(model, num_blocks, block_size, native=native)
@@ -125,12 +98,20 @@ class Engine:
             max_length=context,
         )  # fmt: skip
         self.max_length = self.scheduler.max_length
-        self.steps = self.tokens_read = self.tokens_drawn = self.tokens_guessed = self.guesses_taken = 0
-        self._guesses, self._pace = guesses, Pace()
-        self._sampler = Sampler(drawable(model, tokenizer), model.device)
+        self.steps = self.tokens_read = self.tokens_drawn = 0
+        self.speculation: Speculation | None = None
+        if draft is not None:
+            own = DraftModel(
+                draft[0], vocab_size, num_blocks, block_size, native=native, max_tokens=max_tokens_per_step
+            )
+            self.speculation = Speculation(own, guesses or MOST_GUESSES)
+        elif guesses:
+            self.speculation = Speculation(PromptLookups(), guesses)
+        self._sampler = Sampler(vocab_size, model.device)
         self._numbers = itertools.count()
-        self._asked: dict[int, _Asked] = {}
-        self._writers: dict[Sequence, list[_Writer]] = {}  # until its first token a prompt has all of its answers
+        self._asked: dict[int, Asked] = {}
+        self._writers: dict[Sequence, list[Writer]] = {}  # until its first token a prompt has all of its answers
+        self._beams: dict[Sequence, BeamGroup] = {}
 
     @property
     def busy(self) -> bool:
@@ -139,32 +120,41 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """The numbers of this moment, and what was counted since the start."""
-        return asdict(self.scheduler.stats()) | {
-            "steps": self.steps,
-            "tokens_read": self.tokens_read,
-            "tokens_drawn": self.tokens_drawn,
-            "tokens_guessed": self.tokens_guessed,
-            "guesses_taken": self.guesses_taken,
-        }
+        counted = {"steps": self.steps, "tokens_read": self.tokens_read, "tokens_drawn": self.tokens_drawn}
+        guessed = {} if self.speculation is None else self.speculation.stats()
+        return asdict(self.scheduler.stats()) | counted | guessed
 
     def add(self, prompt: Several[int], params: SamplingParams) -> int:
         """Queue a request for `params.n` answers to a prompt of token ids; its id, which its events have.
 
         Raises `InputError` for what cannot be answered, such as a prompt without room for an answer.
         """
+        return self.queue(self.prepare(prompt, params))
+
+    def prepare(self, prompt: Several[int], params: SamplingParams) -> Asked:
+        """The first half of `add`, which may run in any thread: a constraint takes its time until it is understood."""
         params = params.seeded()
+        if params.beam_width is not None:
+            return self._prepare_beams(prompt, params)
         several = params.best_of if params.best_of is not None else params.n
-        held: list[list[Event]] | None = None if several == params.n else [[] for _ in range(several)]
-        asked = _Asked(next(self._numbers), params, several, None if params.prompt_logprobs is None else [], held)
-        answers = [Answer(0, one, self.tokenizer) for one in self._requests(prompt, params, several)]
-        sequence = Sequence(prompt, wanted_from=None if asked.scores is None else 0)
-        self.scheduler.add(sequence)
+        scored = params.prompt_logprobs is not None
+        asked = Asked(Sequence(prompt, wanted_from=0 if scored else None), params, several)
+        asked.scores = [] if scored else None
+        asked.held = None if several == params.n else [[] for _ in range(several)]
+        requests = self._requests(prompt, params, several)
+        asked.writers = [Writer(asked, index, Answer(0, one, self.tokenizer)) for index, one in enumerate(requests)]
+        return asked
+
+    def queue(self, asked: Asked) -> int:
+        """The second half of `add`."""
+        self.scheduler.add(asked.prompt)
+        asked.id = next(self._numbers)
+        asked.sequences.append(asked.prompt)
         self._asked[asked.id] = asked
-        self._writers[sequence] = [
-            _Writer(asked, index, answer, PromptLookup() if self._guesses else None)
-            for index, answer in enumerate(answers)
-        ]
-        asked.sequences.append(sequence)
+        if asked.beams is not None:
+            self._beams[asked.prompt] = asked.beams
+        else:
+            self._writers[asked.prompt] = asked.writers
         return asked.id
 
     def abort(self, id: int) -> None:  # noqa: A002
@@ -172,45 +162,57 @@ class Engine:
         asked = self._asked.pop(id, None)
         for sequence in asked.sequences if asked else ():
             self.scheduler.finish(sequence)
-            del self._writers[sequence]
+            self._writers.pop(sequence, None)
+            self._beams.pop(sequence, None)
+        if self.speculation is not None:
+            self.speculation.keep(self.scheduler.running)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute once for all that is under way; the tokens that came of it, none while prompts are read."""
-        started, guessing = time.perf_counter(), self._guess()
+        started = time.perf_counter()
+        self._guess()
         step, sequences = self.scheduler.schedule()
         if not step.chunks:
             return []
         logits = self.runner.run(step)  # (sum of wanted, V)
         self.steps += 1
         self.tokens_read += sum(len(chunk.tokens) for chunk in step.chunks)
-        turns: list[_Writer] = []
+        turns: list[Writer] = []
+        ready: dict[Sequence, Tensor] = {}  # beams, and the logits that follow them
         row = 0
         for chunk, sequence in zip(step.chunks, sequences, strict=True):
             self._score(chunk, sequence, logits[row : row + chunk.wanted])
             row += chunk.wanted
             guesses = chunk.start + len(chunk.tokens) - len(sequence.token_ids)
-            if guesses >= 0:  # all that is known is in
-                for writer in self._writers[sequence]:
-                    writer.row, writer.guesses = row - 1 - guesses, chunk.tokens[len(chunk.tokens) - guesses :]
-                    turns.append(writer)
+            if guesses < 0:
+                continue  # more of what is known is to come
+            if sequence in self._beams:
+                ready[sequence] = logits[row - 1]
+            for writer in self._writers.get(sequence, ()):
+                writer.row, writer.guesses = row - 1 - guesses, chunk.tokens[len(chunk.tokens) - guesses :]
+                turns.append(writer)
         drawn = self._draw(logits, turns)
-        first = [drawn.get(self._writers[sequence][0], []) for sequence in sequences]
-        self.scheduler.commit([[event.token_id for event in events] for events in first])
+        groups = list(dict.fromkeys(self._beams[sequence] for sequence in ready))
+        self.tokens_drawn += sum(group.advance(ready) for group in groups)
+        self.scheduler.commit([self._accepted(sequence, drawn, ready) for sequence in sequences])
         shown = list(self._take(drawn, sequences))
-        if self._guesses and len(turns) == len(sequences):  # no step that reads prompts
-            self._pace.note(guessing, sum(map(len, drawn.values())), time.perf_counter() - started)
+        for group in groups:
+            shown += self._branch(group)
+        if self.speculation is not None:
+            self.speculation.keep(self.scheduler.running)
+            if len(turns) == len(sequences):  # no step that reads prompts
+                self.speculation.note(len(turns), sum(map(len, drawn.values())), time.perf_counter() - started)
         return shown
 
-    def _guess(self) -> bool:
-        """Draft for every answer that is being written, if that pays; whether it was done."""
-        if not self._guesses or not self._pace.choose():
-            return False
-        for sequence in self.scheduler.running:
-            own, *others = self._writers[sequence]
-            if sequence.pending == 1 and not others and own.lookup is not None:
-                sequence.drafted = own.lookup.guess(sequence.token_ids, self._guesses)
-        return True
+    def _guess(self) -> None:
+        """Draft for the answers that are being written, if that pays."""
+        if self.speculation is not None:
+            writing = [
+                one for one in self.scheduler.running if one.pending == 1 and len(self._writers.get(one, ())) == 1
+            ]
+            rows = {one: self._writers[one][0].answer.request.row for one in writing}
+            self.speculation.guess(self.scheduler.running, rows)
 
     def _requests(self, prompt: Several[int], params: SamplingParams, several: int) -> Iterator[Request]:
         """The same prompt once for each answer, each with a seed of its own."""
@@ -218,11 +220,55 @@ class Engine:
         for index in range(several):
             own = params.with_({"n": 1, "best_of": None, "seed": seed_of(params, index), "logprobs": counted})
             [one] = prepare(self.model, self.tokenizer, [prompt], own)
-            room = self.max_length - len(prompt)
-            yield one if one.max_tokens <= room else replace(one, max_tokens=max(1, room), max_detail="context")
+            yield self._within(one, self.max_length - len(prompt))
+
+    def _within(self, request: Request, room: int) -> Request:
+        """The request, which the cache leaves room for so many tokens."""
+        return (
+            request if request.max_tokens <= room else replace(request, max_tokens=max(1, room), max_detail="context")
+        )
+
+    def _prepare_beams(self, prompt: Several[int], params: SamplingParams) -> Asked:
+        """A beam search, whose beams must all be in the cache at once."""
+        assert params.beam_width is not None
+        width, blocks = params.beam_width, self.scheduler.blocks
+        shared = len(prompt) // blocks.block_size  # blocks that all of them hold; each has others, and one to grow into
+        longest = (shared + (blocks.count - shared) // width - 1) * blocks.block_size
+        if width > self.scheduler.max_sequences or longest <= len(prompt):
+            raise InputError(
+                f"beam_width = {width}: the engine runs {self.scheduler.max_sequences} sequences at once, and its cache "
+                f"holds {blocks.count * blocks.block_size} tokens, too few for so many after a prompt of {len(prompt)}: "
+                "ask for fewer"
+            )
+        asked = Asked(Sequence(prompt), params, params.n)
+        [request] = prepare(self.model, self.tokenizer, [prompt], params.with_({"n": 1}))
+        request = self._within(request, min(longest, self.max_length) - len(prompt))
+        asked.beams = BeamGroup(asked, request, self._sampler.vocab_size)
+        return asked
+
+    def _accepted(
+        self, sequence: Sequence, drawn: dict[Writer, list[Event]], ready: dict[Sequence, Tensor]
+    ) -> list[int] | None:
+        """What `Scheduler.commit` is to be told of a sequence of the step."""
+        if sequence in self._beams:
+            return self._beams[sequence].accepted(sequence) if sequence in ready else []
+        return [event.token_id for event in drawn.get(self._writers[sequence][0], ())]
+
+    def _branch(self, group: BeamGroup) -> Iterator[Event]:
+        """After the step: the beams go on, or the search is over, and its answers are shown."""
+        asked = group.asked
+        for sequence in asked.sequences:
+            del self._beams[sequence]
+        group.branch(self.scheduler)
+        self._beams |= dict.fromkeys(asked.sequences, group)
+        if not asked.sequences:
+            for event in group.events(self.tokenizer):
+                yield from self._show(asked, event)
 
     def _score(self, chunk: Chunk, sequence: Sequence, logits: Tensor) -> None:
         """The log-probabilities of a prompt's own tokens, where they are asked for. logits: (wanted, V)."""
+        if sequence not in self._writers:
+            return
         asked = self._writers[sequence][0].asked
         if asked.scores is None or asked.params.prompt_logprobs is None:
             return
@@ -234,9 +280,9 @@ class Engine:
             for own, best, of in zip(chosen.tolist(), values.tolist(), ids.tolist(), strict=True):
                 asked.scores.append((own, tuple(zip(of, best, strict=True))))
 
-    def _draw(self, logits: Tensor, turns: list[_Writer]) -> dict[_Writer, list[Event]]:
+    def _draw(self, logits: Tensor, turns: list[Writer]) -> dict[Writer, list[Event]]:
         """The next token of each; more for those whose guesses are drawn. An error for those that have none to draw."""
-        drawn: dict[_Writer, list[Event]] = {writer: [] for writer in turns}
+        drawn: dict[Writer, list[Event]] = {writer: [] for writer in turns}
         while turns:
             rows = [writer.row for writer in turns]
             own = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
@@ -245,29 +291,29 @@ class Engine:
                 tokens = self._sampler(own[:, : self._sampler.vocab_size], [one.request.row for one in answers])
             except NoToken as error:
                 for writer in (turns[place] for place in error.rows):
-                    failed = Event(writer.asked.id, writer.index, 0, "", None, (), "error", str(error))
-                    drawn[writer].append(failed)
+                    drawn[writer].append(failure(writer.asked, writer.index, str(error)))
                 turns = [writer for place, writer in enumerate(turns) if place not in error.rows]
                 continue
             self.tokens_drawn += len(turns)
             going_on = []
             for writer, token, chance in zip(turns, tokens.tolist(), chances_of(own, tokens, answers), strict=True):
-                event = _event(writer, writer.answer.take(token, *chance))
+                event = writer.event(writer.answer.take(token, *chance))
                 drawn[writer].append(event)
-                if writer.guesses:
-                    self.tokens_guessed += 1
-                    right = writer.guesses.pop(0) == token
-                    self.guesses_taken += right
-                    if right and event.finish_reason is None:
-                        writer.row += 1
-                        going_on.append(writer)
+                place = len(drawn[writer]) - 1
+                if writer.guesses[place : place + 1] == [token] and event.finish_reason is None:
+                    writer.row += 1
+                    going_on.append(writer)
             turns = going_on
+        if self.speculation is not None:
+            for writer in (one for one in drawn if one.guesses):
+                taken = sum(map(eq, writer.guesses, [event.token_id for event in drawn[writer]]))
+                self.speculation.judged(len(writer.guesses), taken)
         return drawn
 
-    def _take(self, drawn: dict[_Writer, list[Event]], sequences: list[Sequence]) -> Iterator[Event]:
+    def _take(self, drawn: dict[Writer, list[Event]], sequences: list[Sequence]) -> Iterator[Event]:
         """After the step: answers to one prompt part, those that are done leave, and what may be shown is."""
         for sequence in sequences:
-            writers = self._writers[sequence]
+            writers = self._writers.get(sequence, [])
             if not any(writer in drawn for writer in writers):
                 continue  # its prompt is not all in
             own, *others = writers
@@ -285,38 +331,14 @@ class Engine:
                 for event in drawn[writer]:
                     yield from self._show(writer.asked, event)
 
-    def _show(self, asked: _Asked, event: Event) -> Iterator[Event]:
+    def _show(self, asked: Asked, event: Event) -> Iterator[Event]:
         asked.left -= event.finish_reason is not None
         if not asked.left:
             del self._asked[asked.id]
         shown = [event]
         if asked.held is not None:
             asked.held[event.index].append(event)
-            shown = [] if asked.left else list(_best(asked.held, asked.params))
+            shown = [] if asked.left else list(best(asked.held, asked.params))
         for one in shown:
             scores, asked.scores = asked.scores, None
             yield one if scores is None else replace(one, prompt_logprobs=tuple(scores))
-
-
-def seed_of(params: SamplingParams, index: int) -> int:
-    """The seed of one of the answers to a request."""
-    return ((params.seed or 0) + index) % 2**63
-
-
-def _event(writer: _Writer, token: TokenEvent) -> Event:
-    return Event(
-        writer.asked.id, writer.index, token.token_id, token.text, token.logprob, token.alternatives,
-        token.finish_reason, token.finish_detail,
-    )  # fmt: skip
-
-
-def _best(answers: list[list[Event]], params: SamplingParams) -> Iterator[Event]:
-    """The events of the `n` answers whose tokens are the most likely on average, the best one first."""
-
-    def mean(answer: list[Event]) -> float:
-        return sum(event.logprob or 0.0 for event in answer) / len(answer)
-
-    for index, answer in enumerate(sorted(answers, key=mean, reverse=True)[: params.n]):
-        for event in answer:
-            plain = event if params.logprobs is not None else replace(event, logprob=None, alternatives=())
-            yield replace(plain, index=index)

@@ -142,7 +142,7 @@ def stream(
 def _single(requests: list[Request]) -> list[Request]:
     """The requests, if each wants what this generator gives: one answer, and nothing about its prompt."""
     for one in requests:
-        for name in ("n", "best_of", "prompt_logprobs"):
+        for name in ("n", "best_of", "beam_width", "prompt_logprobs"):
             if getattr(one.params, name) not in (None, SamplingParams.model_fields[name].default):
                 raise InputError(
                     f"{name} = {getattr(one.params, name)}: the reference generator has no {name}, ask the engine (LLM)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,12 @@ MAX_CHOICES = 4096
 MAX_BIASES = 1024
 MAX_LETTERS = 32_768  # of all stop strings, of all bad words, of all choices
 MAX_ANSWERS = 128  # of one prompt, as OpenAI's API has it
+
+# What would change the distribution in which beam search looks, or is known only of one answer
+NOT_FOR_BEAMS = (
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "bad_words", "constraint", "min_tokens",
+    "stop", "best_of", "prompt_logprobs",
+)  # fmt: skip
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -73,6 +79,11 @@ class SamplingParams(BaseModel):
     seed: of the request's own generator, so that its draws do not depend on its neighbours; None: a fresh one, which
         the completion reports.
     n: answers to each prompt; best_of: draw so many, and give the n whose tokens are the most likely on average.
+    beam_width: look for the likeliest answers as a whole among so many beginnings at a time (beam search), and give the
+        n best. Nothing is drawn, so that temperature, the filters and the seed play no part.
+    length_penalty: beams are in order of ln P / length^a; 0 favours short answers, 1 takes the mean of a token's ln P.
+    early_stopping: of beam search: True ends it with the first `beam_width` answers that are whole; False when the best
+        beginning scores no better than the worst of them; "never" when none could, however long it gets.
     logprobs: also give the log-probability of each token and of this many alternatives. They are of the raw
         distribution of the model, before penalties, temperature and filters. None: none at all.
     prompt_logprobs: the same for the tokens of the prompt, from the second on.
@@ -99,6 +110,9 @@ class SamplingParams(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**63)
     n: int = Field(1, ge=1, le=MAX_ANSWERS)
     best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    beam_width: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    length_penalty: float = Field(1.0, ge=-10, le=10)
+    early_stopping: StrictBool | Literal["never"] = False
     logprobs: int | None = Field(None, ge=0)
     prompt_logprobs: int | None = Field(None, ge=0)
 
@@ -146,6 +160,22 @@ class SamplingParams(BaseModel):
             for name in ("min_tokens", "bad_words", "ignore_eos"):
                 if getattr(self, name):
                     raise ValueError(f"{name} and a constraint may contradict each other: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _beams(self) -> SamplingParams:
+        if self.beam_width is None:
+            for name in ("length_penalty", "early_stopping"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} belongs to beam search: give beam_width too, or leave it out")
+            return self
+        for name in NOT_FOR_BEAMS:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"beam search goes by the model's own probabilities, without {name}: leave it out")
+        if self.n > self.beam_width:
+            raise ValueError(f"n = {self.n} is more than beam_width = {self.beam_width}: keep as many beams as answers")
+        if self.logprobs:
+            raise ValueError(f"logprobs = {self.logprobs}: beam search gives no alternatives, ask for logprobs = 0")
         return self
 
     def with_(self, changes: Mapping[str, Any]) -> SamplingParams:

@@ -41,9 +41,14 @@ def _left_to_group() -> list[int]:
     return [] if limit == "max" else [max(0, int(limit) - int(used))]
 
 
-def blocks_that_fit(config: ModelConfig, dtype: torch.dtype, device: torch.device, block_size: int, most: int) -> int:
-    """How many blocks, `most` at most. Raises `InputError`, with the numbers, where not even a few fit."""
-    a_block = block_size * bytes_a_token(config, dtype)
+def blocks_that_fit(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, block_size: int, most: int, beside: int = 0
+) -> int:
+    """How many blocks, `most` at most. Raises `InputError`, with the numbers, where not even a few fit.
+
+    beside: bytes a token of another cache that is to have as many blocks, such as a draft model's.
+    """
+    a_block = block_size * (bytes_a_token(config, dtype) + beside)
     free = free_memory(device)
     fitting = int(PART * free) // a_block
     if fitting < 4:

@@ -135,6 +135,14 @@ class Scheduler:
         sequence.state = "ended"
         self.use.ended(sequence)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """A running sequence gives its blocks back, and waits to be computed again."""
+        self._preemptions += 1
+        del self.running[bisect_left(self.running, sequence.order, key=_order)]
+        self._give_back(sequence)
+        sequence.computed = 0
+        self._let_wait(sequence)
+
     # ---------------------------------------------------------------- one step
 
     def schedule(self) -> tuple[Step, list[Sequence]]:
@@ -161,16 +169,20 @@ class Scheduler:
         self._admit(budget)
         return Step(tuple(self._step.values()), tuple(self._copies)), list(self._step)
 
-    def commit(self, accepted: Iterable[list[int]]) -> None:
+    def commit(self, accepted: Iterable[list[int] | None]) -> None:
         """The step has run: for each of its chunks, the tokens that the sequence gets.
 
-        None while more of a prompt is to come; one after that; with a draft, the drafted tokens that stand, from the
+        No token while more of a prompt is to come; one after that; with a draft, the drafted tokens that stand, from the
         first, and one more. A sequence that was finished meanwhile gets nothing, whatever is given for it. One that
-        gets none though its prompt is all in must be finished before the next step.
+        gets none though its prompt is all in must be finished before the next step. None instead of a list: the
+        sequence stands as if its chunk had not been in the step, and computes the same again in the next.
         Raises `ValueError` for tokens that do not fit what the step computed, and for a sequence grown too long.
         """
         for (sequence, chunk), tokens in zip(self._step.items(), accepted, strict=True):
             if sequence.state != "running":
+                continue
+            if tokens is None:
+                self._settle(sequence, chunk.start)
                 continue
             known = min(len(chunk.tokens), sequence.pending)
             drafted = chunk.tokens[known:]
@@ -199,7 +211,7 @@ class Scheduler:
             left = self.max_length - len(sequence.token_ids) - 1
             drafted = drafted[: max(0, min(spare, left, self._room(sequence, reserved) - 1))]
         if not self._make_room(sequence, 1):
-            self._preempt(sequence)
+            self.preempt(sequence)
             return 0
         return self._place(sequence, 1, drafted)
 
@@ -256,7 +268,7 @@ class Scheduler:
             victim = self._youngest(sequence)
             if victim is None:
                 break
-            self._preempt(victim)
+            self.preempt(victim)
         return min(room, count)
 
     def _youngest(self, sequence: Sequence) -> Sequence | None:
@@ -299,14 +311,6 @@ class Scheduler:
         sequence.table = []  # a new list: a step that runs may still look at the old one
 
     # ---------------------------------------------------------------- queues
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Back into the queue, to be computed again."""
-        self._preemptions += 1
-        del self.running[bisect_left(self.running, sequence.order, key=_order)]
-        self._give_back(sequence)
-        sequence.computed = 0
-        self._let_wait(sequence)
 
     def _let_in(self, sequence: Sequence) -> None:
         sequence.state = "running"
