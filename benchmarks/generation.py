@@ -23,8 +23,10 @@ import torch
 
 import pellucid
 from pellucid.checkpoints.source import packaged_source
-from pellucid.inference.generate import generate
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.engine import Engine
+from pellucid.inference.native_step import why_not_native
+from pellucid.inference.output import answer_all
+from pellucid.inference.params import SamplingParams
 from pellucid.operations.ceilings import Ceilings, measure_ceilings
 from pellucid.operations.hardware import describe
 
@@ -41,13 +43,14 @@ Run = Callable[[list[list[int]], int], tuple[float, list[list[int]]]]  # (prompt
 def ours(precision: str) -> tuple[Run, Any]:
     model, tokenizer = pellucid.load("smollm2", dtype=precision)
     weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if reason := model.pack_for_inference():
-        print(f"pellucid, {precision}: weights are not packed, because {reason}", file=sys.stderr)
+    if reason := why_not_native(model):
+        print(f"pellucid, {precision}: no native step, because {reason}", file=sys.stderr)
 
     def run(prompts: list[list[int]], new: int) -> tuple[float, list[list[int]]]:
         params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
+        engine = Engine(model, tokenizer, max_sequences=len(prompts))  # a new one, which knows no prompt yet
         started = time.perf_counter()
-        completions = generate(model, tokenizer, prompts, params)
+        completions = answer_all(engine, prompts, params)
         return time.perf_counter() - started, [one.token_ids for one in completions]
 
     return run, (model, tokenizer, weight_bytes)

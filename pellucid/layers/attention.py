@@ -10,7 +10,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pellucid.layers.cache import LayerCache
-from pellucid.layers.packed import PackedLinear, PackedParts
 from pellucid.layers.paged import PagedLayer
 from pellucid.operations.attention import Mask, attention
 from pellucid.operations.rotary import rotary
@@ -50,23 +49,15 @@ class Attention(nn.Module):
         self.query_norm = make_norm(head_dim) if make_norm else None
         self.key_norm = make_norm(head_dim) if make_norm else None
         self.pattern = nn.Identity()
-        self.parts: PackedParts | None = None  # query, key and value in one product, once packed
-
-    def pack(self) -> None:
-        """Ready for inference: one product for query, key and value, which are still seen under their names."""
-        self.parts = PackedParts([self.query, self.key, self.value])
-        self.query, self.key, self.value = nn.Identity(), nn.Identity(), nn.Identity()
-        self.output = PackedLinear.of(self.output)
 
     def forward(
         self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | None
     ) -> Tensor:
         """x: (B, T, E) -> (B, T, E). rotation: None for positions that are not rotary."""
         B, T, _ = x.shape
-        into_query, into_key, into_value = (x, x, x) if self.parts is None else self.parts(x)
-        query = self.query(into_query).view(B, T, -1, self.head_dim)  # (B, T, H, D)
-        key = self.key(into_key).view(B, T, -1, self.head_dim)  # (B, T, K, D)
-        value = self.value(into_value).view(B, T, -1, self.head_dim)
+        query = self.query(x).view(B, T, -1, self.head_dim)  # (B, T, H, D)
+        key = self.key(x).view(B, T, -1, self.head_dim)  # (B, T, K, D)
+        value = self.value(x).view(B, T, -1, self.head_dim)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pellucid.operations import kernels
 from pellucid.operations.norm import layer_norm, rms_norm
 
 
@@ -17,15 +16,7 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
         self.weight = nn.Parameter(torch.zeros(size) if offset else torch.ones(size))
 
-        self.native = False
-
-    def pack(self) -> None:
-        """Ready for inference: by the native kernel, where there is one for this norm."""
-        self.native = not self.offset and kernels.why_not(self.weight.dtype) is None
-
     def forward(self, x: Tensor) -> Tensor:
-        if self.native and x.dtype == self.weight.dtype:
-            return kernels.native_rms_norm(x, self.weight, self.eps)
         return rms_norm(x, 1 + self.weight.float() if self.offset else self.weight, self.eps)
 
 

@@ -19,14 +19,12 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.cache import KVCache, LayerCache
 from pellucid.layers.feed_forward import FeedForward
 from pellucid.layers.norm import LayerNorm, RMSNorm
-from pellucid.layers.packed import PackedLinear
 from pellucid.layers.paged import PagedLayer, PagedStep
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.quantised import Quantised, QuantisedEmbedding
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
-from pellucid.operations.linear import why_not_fast
 
 Around = tuple[Mask, Rotation | None, LayerCache | PagedLayer | None]  # what a block is given beside its input
 
@@ -154,9 +152,7 @@ class Decoder(nn.Module):
         return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter by name, for a checkpoint. InputError: the model is packed for inference or quantised."""
-        if isinstance(self.head, PackedLinear):
-            raise InputError("this model is packed for inference and cannot be saved: load it again, and save that")
+        """Every parameter by name, for a checkpoint. InputError: the model is quantised."""
         if self.quantised:
             raise InputError("this model is quantised, and neither trained nor saved so: load it without quantize")
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
@@ -165,24 +161,6 @@ class Decoder(nn.Module):
     def quantised(self) -> bool:
         """Whether any of its matrices lies in blocks of integers."""
         return any(isinstance(module, Quantised) for module in self.modules())
-
-    def pack_for_inference(self) -> str | None:
-        """Put the fastest kernels for few rows in place: the same answers, about twice as fast at batch 1.
-
-        The model can no longer be trained or saved; what its submodules are called and give stays. Where there is no
-        compiler, a head that is tied to the embedding gets a packed copy of its own. Returns why it could not be done,
-        in a few words, or None.
-        """
-        if self.quantised:
-            return "its weights are quantised"
-        for parameter in self.parameters():
-            if parameter.dim() == 2 and (reason := why_not_fast(parameter)) is not None:
-                return reason
-        for module in list(self.modules()):
-            if isinstance(module, Attention | FeedForward | RMSNorm):  # one at a time, so that memory does not double
-                module.pack()
-        self.head = PackedLinear(self.head_weight) if self.head is None else PackedLinear.of(self.head)
-        return None
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens."""
