@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,19 @@ from pellucid.checkpoints.gguf_vocabulary import vocabulary_metadata
 from pellucid.checkpoints.gguf_write import write_gguf
 from pellucid.checkpoints.save import About
 from pellucid.errors import InputError, did_you_mean
+from pellucid.layers.quantised import Blocks
+from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 
-FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}  # general.file_type, of the kinds that we write
+FILE_TYPES = {
+    "F32": 0,
+    "F16": 1,
+    "BF16": 32,
+    "Q8_0": 7,
+    "Q4_0": 2,
+    "Q4_1": 3,
+}  # general.file_type, of the kinds that we write
 ROPE_FACTORS = "rope_freqs.weight"
 ALWAYS_FLOAT32 = "position_embd.weight"  # llama.cpp adds it as it is
 
@@ -35,12 +44,14 @@ def save_gguf(
     *,
     kind: str = "f16",
     about: About | None = None,
+    blocks: Mapping[str, Blocks] | None = None,
     progress: Callable[[int, int], None] = lambda _written, _whole: None,
 ) -> None:
     """Writes one file with everything that llama.cpp needs: weights, vocabulary, template, generation defaults.
 
-    kind: "f32", "f16", "bf16" or "q8_0", of the matrices; vectors are F32. progress is told bytes written and in all.
-    An earlier GGUF file at `path` is replaced, whole or not at all.
+    kind: "f32", "f16", "bf16", "q8_0", "q4_0" or "q4_1", of the matrices; vectors are F32. blocks: matrices, by the
+    names of the model's parameters, that are already in blocks of `kind`; matrices that are not among them are F16.
+    progress is told bytes written and in all. An earlier GGUF file at `path` is replaced, whole or not at all.
 
     Raises `InputError` for a model or tokenizer that llama.cpp cannot express, or a path that holds something else.
     """
@@ -62,7 +73,12 @@ def save_gguf(
     factors = rope_tensor(config)
     extra = {} if factors is None else {ROPE_FACTORS: torch.from_numpy(factors)}
     shapes = {name: tuple(tensor.shape) for name, tensor in extra.items()} | expected_shapes(config, architecture)
-    plan = [(name, shape, _kind_of(name, shape, stored)) for name, shape in shapes.items()]
+    weights = model.weights() | {name: one.data for name, one in (blocks or {}).items()}
+    ready = _names_of_blocks(config, architecture, weights)
+    plan = [
+        (name, shape, stored if name in ready else _kind_of(name, shape, stored if blocks is None else "F16"))
+        for name, shape in shapes.items()
+    ]
     sizes = [torch.Size(shape).numel() // BY_NAME[kind].block * BY_NAME[kind].size for _, shape, kind in plan]
     written = 0
 
@@ -73,7 +89,7 @@ def save_gguf(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         yield from extra.items()
-        yield from to_theirs(config, architecture, model.weights())
+        yield from to_theirs(config, architecture, weights)
 
     with atomic_file(path) as temporary, torch.no_grad():
         write_gguf(temporary, metadata, plan, tensors(), count)
@@ -95,6 +111,12 @@ def _kind_of(name: str, shape: tuple[int, ...], stored: str) -> str:
         warnings.warn(f"{name}: rows of {shape[-1]} are no multiple of 32, so it is written as f16", stacklevel=3)
         return "F16"
     return stored
+
+
+def _names_of_blocks(config: ModelConfig, architecture: str, weights: Mapping[str, Tensor]) -> set[str]:
+    """Their names of the matrices that are given as blocks."""
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+    return {name for name, tensor in to_theirs(config, architecture, meta) if tensor.dtype == torch.uint8}
 
 
 def _generation_metadata(generation: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pellucid.checkpoints.gguf_quants import BY_NAME, Bytes, quantise_q8_0
 from pellucid.checkpoints.gguf_read import ARRAY, DEFAULT_ALIGNMENT, MAGIC, STRING
 from pellucid.errors import InputError
+from pellucid.operations.blocks import to_blocks
 
 Plan: TypeAlias = Sequence[tuple[str, tuple[int, ...], str]]
 """The name, shape (in PyTorch's order) and number format of each tensor, in the order of the file."""
@@ -47,7 +48,8 @@ def write_gguf(
             file.write(struct.pack("<IQ", BY_NAME[kind].number, offset))
             offset += _aligned(size)
         for (name, shape, kind), size, (given, tensor) in zip(plan, sizes, tensors, strict=True):
-            assert (given, tuple(tensor.shape)) == (name, shape), f"{given!r} came where {name!r} was planned"
+            assert given == name, f"{given!r} came where {name!r} was planned"
+            assert tensor.dtype == torch.uint8 or tuple(tensor.shape) == shape
             _pad(file)
             data = encode(name, tensor, kind)
             assert data.nbytes == size
@@ -57,11 +59,16 @@ def write_gguf(
 
 
 def encode(name: str, tensor: Tensor, kind: str) -> Bytes:
-    """The bytes of a tensor in the number format `kind`: F32, F16, BF16 or Q8_0. Flat.
+    """The bytes of a tensor in the number format `kind`: F32, F16, BF16, Q8_0, Q4_0 or Q4_1. Flat.
 
+    A tensor of uint8 is taken for the blocks themselves.
     Raises `InputError` for finite numbers that float16 cannot hold (those above 65504).
     """
     tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.uint8:
+        return tensor.numpy().reshape(-1)
+    if kind in ("Q4_0", "Q4_1"):
+        return to_blocks(tensor, kind).numpy().reshape(-1)
     if kind == "F16":
         half = tensor.half()
         if bool((half.isinf() & tensor.isfinite()).any()):

@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pellucid.checkpoints import compressed
 from pellucid.checkpoints.atomic import atomic_folder, check_replaceable
 from pellucid.checkpoints.folder import INDEX, OWN, WEIGHTS
+from pellucid.layers.quantised import Blocks
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import family_of
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -55,18 +57,23 @@ def save(
     about: About | None = None,
     model_type: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    blocks: Mapping[str, Blocks] | None = None,
 ) -> None:
     """Writes a complete Hugging Face folder, which transformers opens as it is; an earlier model there is replaced.
 
     model_type: the family to write as, where several can express the config. What none can express is written with the
     model type "pellucid", for pellucid alone, with a warning. shard_bytes: the largest size of one weight file.
+    blocks: matrices, by the names of the model's parameters, that are written in few bits (`compressed.py`) in place of
+    the model's own; all of one format.
 
     Raises `InputError` when `folder` holds something else than a model, `PellucidError` when the disk refuses.
     """
     folder = Path(folder)
     check_replaceable(folder, MODEL_FILES, "config.json", "a model folder")
     with atomic_folder(folder) as temporary:
-        write_folder(temporary, model, tokenizer, about or About(), model_type=model_type, shard_bytes=shard_bytes)
+        write_folder(
+            temporary, model, tokenizer, about or About(), model_type=model_type, shard_bytes=shard_bytes, blocks=blocks
+        )
 
 
 def write_folder(
@@ -77,6 +84,7 @@ def write_folder(
     *,
     model_type: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    blocks: Mapping[str, Blocks] | None = None,
 ) -> None:
     """The files of `save`, written into `folder`, which the caller makes whole: see `atomic_folder`."""
     config, state = model.config, model.weights()
@@ -90,6 +98,9 @@ def write_folder(
         )
     else:
         hf_config, state = family.write_config(config), family.to_theirs(config, state)
+    if blocks:
+        quantization_config, state = compressed.replace(config, family, state, blocks, model.dtype)
+        hf_config["quantization_config"] = quantization_config
     ends = _ends(tokenizer)
     hf_config |= {"dtype": str(model.dtype).removeprefix("torch.")}
     hf_config |= {name: ends[name] for name in ("bos_token_id", "eos_token_id") if name in ends}

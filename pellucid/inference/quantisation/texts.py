@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,35 +54,38 @@ def own_rows(
 
     A model without a start token begins with a token drawn at random. progress: told of tokens written, and wanted.
     """
-    return _rows(_samples(model, tokenizer, length, seed, lambda done: progress(done, rows * length)), "", length, rows)
-
-
-def _samples(
-    model: Decoder, tokenizer: Tokenizer, length: int, seed: int, progress: Callable[[int], None]
-) -> Iterator[list[int]]:
-    """Samples with the token that they begin with, as many as are asked for."""
     engine = Engine(model, tokenizer, max_sequences=TOGETHER)
     generator = torch.Generator().manual_seed(seed)
-    written = 0
-    while True:
-        random = torch.randint(engine.vocab_size, (TOGETHER,), generator=generator).tolist()
-        starts = random if tokenizer.bos_id is None else [tokenizer.bos_id] * TOGETHER
-        answers: dict[int, list[int]] = {}
-        for start in starts:
-            params = SamplingParams(temperature=1, max_tokens=length - 1, seed=seed)
-            answers[engine.add([start], params)] = [start]
-            seed += 1
-        while engine.busy:
-            for event in engine.step():
-                if event.finish_reason == "error":
-                    raise PellucidError(f"the model cannot write a text to learn from: {event.finish_detail}")
-                answers[event.id].append(event.token_id)
-                written += 1
-            progress(written)
-        yield from answers.values()
+    ids: list[int] = []
+    while len(ids) < rows * length:
+        missing = -(-(rows * length - len(ids)) // length)
+        starts = torch.randint(engine.vocab_size, (min(missing, TOGETHER),), generator=generator).tolist()
+        if tokenizer.bos_id is not None:
+            starts = [tokenizer.bos_id] * len(starts)
+        ids += _samples(engine, starts, length, seed + len(ids), partial(_add, progress, len(ids), rows * length))
+    return _rows([ids], "", length, rows)
 
 
-def _rows(documents: Iterator[list[int]], name: str, length: int, rows: int) -> Tensor:
+def _add(progress: Callable[[int, int], None], before: int, whole: int, done: int) -> None:
+    progress(before + done, whole)
+
+
+def _samples(engine: Engine, starts: list[int], length: int, seed: int, progress: Callable[[int], None]) -> list[int]:
+    """What the model writes after each of these tokens, up to `length` in all or its own end, one behind the other."""
+    answers = {}
+    for number, start in enumerate(starts):
+        params = SamplingParams(temperature=1, max_tokens=length - 1, seed=seed + number)
+        answers[engine.add([start], params)] = [start]
+    while engine.busy:
+        for event in engine.step():
+            if event.finish_reason == "error":
+                raise PellucidError(f"the model cannot write a text to learn from: {event.finish_detail}")
+            answers[event.id].append(event.token_id)
+        progress(sum(map(len, answers.values())))
+    return [token for answer in answers.values() for token in answer]
+
+
+def _rows(documents: Iterable[list[int]], name: str, length: int, rows: int) -> Tensor:
     """Documents one behind the other, cut into rows."""
     ids: list[int] = []
     for document in documents:
