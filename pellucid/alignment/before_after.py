@@ -142,7 +142,7 @@ def ask(
     """The greedy answer to each question. native: False leaves the parameters as they are, for a model in training."""
     engine = Engine(model, tokenizer, max_sequences=TOGETHER, native=native)
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    return answer_all(engine, [question.ids for question in questions], params)
+    return answer_all(engine, [question.ids for question in questions], params, in_chat=True)
 
 
 @torch.no_grad()

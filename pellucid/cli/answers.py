@@ -101,7 +101,7 @@ def run(engine: Engine, ids: list[int], temperature: float, show: Any) -> Answer
     events: list[Event] = []
     started, known = time.perf_counter(), engine.tokens_read
     first, read = 0.0, 0
-    for event in stream(engine, ids, params):
+    for event in stream(engine, ids, params, in_chat=True):
         if not events:
             first, read = time.perf_counter() - started, engine.tokens_read - known
         events.append(event)

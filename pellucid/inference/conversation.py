@@ -83,7 +83,7 @@ class Conversation:
         if self.params.seed is not None:
             params = params.with_({"seed": (self.params.seed + len(self.turns) // 2) % 2**63})
         self.engine.abort(self._asked)  # a question whose answer nobody has begun to read
-        self._asked = self.engine.add(ids, params)
+        self._asked = self.engine.add(ids, params, in_chat=True)
         return self._answer(question, Turn(len(ids), params.seed or 0))
 
     def _answer(self, question: dict[str, str], turn: Turn) -> Generator[Event, None, None]:

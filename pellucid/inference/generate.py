@@ -107,6 +107,7 @@ class Request:
     max_tokens: int
     max_detail: Literal["max_tokens", "context"]  # which of the two gave max_tokens
     row: Row  # the state of one answer: a request is run once
+    in_chat: bool = False  # a chat template wrote the prompt: the answer is a text of its own, else it goes on with it
 
 
 def generate(
@@ -155,8 +156,13 @@ def prepare(
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     params: SamplingParams | Sequence[SamplingParams],
+    *,
+    in_chat: bool = False,
 ) -> list[Request]:
-    """What the sampler and the loop need of every prompt. Raises `InputError` for what cannot be answered."""
+    """What the sampler and the loop need of every prompt. in_chat: see `Request`.
+
+    Raises `InputError` for what cannot be answered.
+    """
     if isinstance(prompts, str):
         raise InputError("prompts must be a list: for one prompt, give [prompt]")
     each = one_each(params, len(prompts))
@@ -170,7 +176,7 @@ def prepare(
         one = one.seeded()
         row = new_row(one, ids, drawable(model, tokenizer), stop_ids=stop_ids, end_ids=ends, tokenizer=tokenizer)
         detail: Literal["max_tokens", "context"] = "context" if wanted >= room else "max_tokens"
-        requests.append(Request(ids, one, stop_ids, min(wanted, room), detail, row))
+        requests.append(Request(ids, one, stop_ids, min(wanted, room), detail, row, in_chat))
     return requests
 
 
@@ -290,7 +296,7 @@ class Answer:
         self.request = request
         self.done = False
         self._length = 0
-        self._decoder = tokenizer.stream_decoder()
+        self._decoder = tokenizer.stream_decoder(begun=not (request.in_chat or request.prompt == [tokenizer.bos_id]))
         self._text = StopText(request.params.stop)
 
     def take(self, token: int, logprob: float | None, alternatives: tuple[tuple[int, float], ...]) -> TokenEvent:

@@ -27,9 +27,12 @@ class Output:
         return self.answers[0].text
 
 
-def stream(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> Generator[Event, None, None]:
-    """The tokens of one request as they are drawn; errors in what is asked at the call. See `events_of`."""
-    return events_of(engine, engine.add(prompt, params))
+def stream(
+    engine: Engine, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False
+) -> Generator[Event, None, None]:
+    """The tokens of one request as they are drawn. See `Engine.add`, whose errors are raised at the call, and
+    `events_of`."""
+    return events_of(engine, engine.add(prompt, params, in_chat=in_chat))
 
 
 def events_of(engine: Engine, number: int) -> Generator[Event, None, None]:
@@ -70,10 +73,10 @@ class Outputs:
     def __len__(self) -> int:
         return len(self._outputs)
 
-    def add(self, prompt: Sequence[int], params: SamplingParams) -> None:
-        """One more prompt, of token ids. Raises `InputError` for one that cannot be answered."""
+    def add(self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False) -> None:
+        """One more prompt: see `Engine.add`."""
         params = params.seeded()
-        self._numbers[self.engine.add(prompt, params)] = len(self._outputs)
+        self._numbers[self.engine.add(prompt, params, in_chat=in_chat)] = len(self._outputs)
         answers = (new_completion(len(prompt), params, seed_of(params, index)) for index in range(params.n))
         self._outputs.append(Output(tuple(prompt), tuple(answers)))
 
@@ -100,9 +103,11 @@ class Outputs:
                 given += 1
 
 
-def answer_all(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Completion]:
+def answer_all(
+    engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, *, in_chat: bool = False
+) -> list[Completion]:
     """The answer to each prompt of token ids. Errors as `Outputs` raises them, and then nothing is left under way."""
     with Outputs(engine) as outputs:
         for prompt in prompts:
-            outputs.add(prompt, params)
+            outputs.add(prompt, params, in_chat=in_chat)
         return [one.answers[0] for one in outputs.answered()]

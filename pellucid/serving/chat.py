@@ -53,7 +53,7 @@ async def complete(service: Service, asked: ChatAsked) -> ChatCompletion:
     pieces: list[list[Piece]] = [[] for _ in speakers]
     with service.loop.room(params.n):
         prompt = await read_prompt(service, asked)
-        async with service.loop.ask([Ask(prompt, params)]) as events:
+        async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
             async for _, event in events:
                 pieces[event.index].append(speakers[event.index].take(event))
     return ChatCompletion(
@@ -74,7 +74,7 @@ async def parts(service: Service, asked: ChatAsked) -> AsyncGenerator[ChatChunk,
     drawn = 0
     with service.loop.room(params.n):
         prompt = await read_prompt(service, asked)
-        async with service.loop.ask([Ask(prompt, params)]) as events:
+        async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
             for index in range(params.n):
                 yield head.chunk(index, Answer(role="assistant", content=""))
             async for _, event in events:

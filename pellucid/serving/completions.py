@@ -129,7 +129,8 @@ class Answers:
         table = None
         if self._asked.logprobs is not None:
             prompt = self._scored[number] if echoed else []
-            builder = self._tables.setdefault(index, CompletionTable(self._tokenizer))
+            begun = not echoed and self._prompts.ids[number] != [self._tokenizer.bos_id]
+            builder = self._tables.setdefault(index, CompletionTable(self._tokenizer, begun=begun))
             table = builder.add([*prompt, *written.scored], unwritten=self._prompts.unwritten[number] if echoed else 0)
         part = CompletionChoice(
             index=index,

@@ -51,11 +51,14 @@ def in_chat(tokenizer: Tokenizer, scored: Scored) -> ChatLogprob:
 
 
 class CompletionTable:
-    """Builds the `logprobs` of a completion, part by part; it knows how long the text is by then."""
+    """Builds the `logprobs` of a completion, part by part; it knows how long the text is by then.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    begun: the text goes on with another, which is not shown.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, begun: bool) -> None:
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.stream_decoder()
+        self._decoder = tokenizer.stream_decoder(begun=begun)
         self._length = 0
 
     def add(self, scored: Sequence[Scored], *, unwritten: int = 0) -> CompletionLogprobs:

@@ -30,10 +30,11 @@ log = logging.getLogger("pellucid.serving")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt, as token ids, and how its answers are to be drawn."""
+    """A prompt, as token ids, and how its answers are to be drawn. in_chat: see `Engine.add`."""
 
     prompt: Sequence[int]
     params: SamplingParams
+    in_chat: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -161,7 +162,7 @@ class EngineLoop:
     def _add(self, pending: Pending) -> None:
         try:
             for number, one in enumerate(pending.asks):
-                key = self._engine.add(one.prompt, one.params)
+                key = self._engine.add(one.prompt, one.params, in_chat=one.in_chat)
                 self._pending[key] = pending
                 pending.ids[key], pending.left[key] = number, one.params.n
                 self._metrics.asked(len(one.prompt))

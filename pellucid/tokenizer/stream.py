@@ -13,13 +13,14 @@ class StreamDecoder:
     """Turns ids into text one by one; the joined pieces are `tokenizer.decode` of all the ids.
 
     A character that is not yet whole is kept back, so no piece ends in half a character, and U+FFFD stands only
-    where the whole text has it too.
+    where the whole text has it too. begun: the ids go on with a text, of which nothing is told: the space that
+    SentencePiece puts before a text, and takes away again, is then one between two words.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False, begun: bool = False) -> None:
         self.pieces = tokenizer.pieces
         self.skipped = tokenizer.pieces.special if skip_special else frozenset[int]()
-        self.begun = False
+        self.begun = begun
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:

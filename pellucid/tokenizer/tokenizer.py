@@ -148,9 +148,12 @@ class Tokenizer:
         """The bytes that an id adds to a text that has begun. InputError for an unknown id."""
         return self.pieces[token]
 
-    def stream_decoder(self, *, skip_special: bool = False) -> StreamDecoder:
-        """Decodes ids as they come; the joined pieces are `decode` of all of them (promise T4)."""
-        return StreamDecoder(self, skip_special=skip_special)
+    def stream_decoder(self, *, skip_special: bool = False, begun: bool = False) -> StreamDecoder:
+        """Decodes ids as they come; the joined pieces are `decode` of all of them (promise T4).
+
+        begun: they go on with a text, and the pieces are what `decode` adds to it.
+        """
+        return StreamDecoder(self, skip_special=skip_special, begun=begun)
 
     def apply_chat_template(
         self,

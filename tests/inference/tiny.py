@@ -97,7 +97,7 @@ class ByteTokenizer:
         text = "".join(f"{one['role']}: {one['content']}\n" for one in messages)
         return ChatIds(self.encode(text + "assistant: " * add_generation_prompt, add_bos=True))
 
-    def stream_decoder(self) -> ByteStream:
+    def stream_decoder(self, *, begun: bool = False) -> ByteStream:
         return ByteStream()
 
 

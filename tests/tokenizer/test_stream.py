@@ -61,5 +61,7 @@ def test_the_first_space_of_sentencepiece_falls_away_once() -> None:
     stream = ours.stream_decoder()
     assert [stream.push(hello), stream.push(hello), stream.finish()] == ["Hello", " Hello", ""]
     assert stream.push(hello) == "Hello"
+    under_way = ours.stream_decoder(begun=True)
+    assert [under_way.push(hello), under_way.push(hello)] == [" Hello", " Hello"]
     skipping = ours.stream_decoder(skip_special=True)
     assert [skipping.push(1), skipping.push(hello)] == ["", "Hello"]
