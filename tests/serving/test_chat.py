@@ -159,8 +159,9 @@ def test_response_formats_become_constraints() -> None:
     seen: list[Any] = []
 
     class Seen(Scripted):
-        def add(self, prompt: Any, params: Any) -> int:
+        def add(self, prompt: Any, params: Any, *, in_chat: bool = False) -> int:
             seen.append(params.constraint)
+            assert in_chat
             return super().add(prompt, params)
 
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
