@@ -24,7 +24,7 @@ from pellucid.errors import InputError
 from pellucid.layers.quantised import Blocks
 from pellucid.models.config import ModelConfig
 from pellucid.models.families import Family, parameter_shapes
-from pellucid.operations.blocks import BLOCK, RANGE, Parts, pack, unpack, values
+from pellucid.operations.blocks import BLOCK, RANGE, Parts, from_blocks, pack, unpack, values
 
 PACKED = ".weight_packed"
 BESIDE = (".weight_scale", ".weight_zero_point", ".weight_shape")
@@ -70,8 +70,10 @@ def write_config(layout: Layout, kept: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def read_config(config: Mapping[str, Any]) -> Layout:
+def read_config(config: Any) -> Layout:
     """The layout that a `quantization_config` tells of. Raises `InputError` for what is not read here."""
+    if not isinstance(config, dict):
+        raise InputError(f"quantization_config must be an object, and is {config!r}")
     method, form = config.get("quant_method"), config.get("format")
     if (method, form) != ("compressed-tensors", "pack-quantized"):
         raise InputError(
@@ -100,18 +102,17 @@ def replace(
     family: Family | None,
     state: Mapping[str, Tensor],
     blocks: Mapping[str, Blocks],
-    dtype: torch.dtype,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The `quantization_config` and the tensors of a folder in which `blocks` stand in place of matrices.
 
-    state: all tensors, by the family's names; blocks: by ours, all of one format. dtype: of the scales.
+    state: all tensors, by the family's names; blocks: by ours, all of one format.
     """
     names = names_in(config, family, blocks)
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         stem = name.removesuffix(".weight")
         if stem in names:
-            tensors |= {stem + part: value for part, value in compress(blocks[names[stem]], dtype).items()}
+            tensors |= {stem + part: value for part, value in compress(blocks[names[stem]]).items()}
         else:
             tensors[name] = tensor
     [layout] = {layout_of(one.format) for one in blocks.values()}
@@ -127,19 +128,17 @@ def linear_layers(config: ModelConfig) -> list[str]:
     return [name for name, shape in parameter_shapes(config).items() if len(shape) == 2 and name not in tables]
 
 
-def compress(blocks: Blocks, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a matrix, by what follows NAME. dtype: of the scales.
+def compress(blocks: Blocks) -> dict[str, Tensor]:
+    """The tensors of a matrix, by what follows NAME. The minima of its blocks must be whole multiples of the scales.
 
-    The blocks' scales must be exact in `dtype`, and their minima whole multiples of them.
+    Scales are float16, and for readers that compute in bfloat16 they should have no more than its bits.
     """
     layout, parts = layout_of(blocks.format), unpack(blocks.data, blocks.format)
     out, groups, _ = parts.integers.shape
-    scale = parts.scale.to(dtype)
-    assert bool((scale.float() == parts.scale).all()), f"the scales have more bits than {dtype}"
     least = -(1 << layout.bits - 1) if layout.symmetric else 0
     tensors = {
         PACKED: _pack((parts.integers.flatten(1).int() - least), layout.bits),
-        ".weight_scale": scale,
+        ".weight_scale": parts.scale.half(),
         ".weight_shape": torch.tensor([out, groups * BLOCK]),
     }
     if parts.minimum is not None:
@@ -171,6 +170,21 @@ def decompress(name: str, layout: Layout, read: Callable[[str], Tensor]) -> Bloc
     parts = Parts(integers, scale.repeat_interleave(layout.group // BLOCK, 1), minimum)
     exact = all(torch.equal(part.half().float(), part) for part in parts[1:] if part is not None)
     return Blocks(pack(parts, layout.format), layout.format) if exact else values(parts)
+
+
+def split_rows(
+    family: Family, config: ModelConfig, name: str, columns: int, matrix: Blocks | Tensor
+) -> dict[str, Blocks | Tensor]:
+    """A matrix (out, columns) that the family calls `name`, by our name; by ours where it holds several in one."""
+    data = matrix.data if isinstance(matrix, Blocks) else matrix
+    ours = family.to_ours(config, name, torch.empty(len(data), columns, device="meta"))
+    parts = zip(ours, data.split([len(rows) for rows in ours.values()]), strict=True)
+    return {ours: matrix._replace(data=part) if isinstance(matrix, Blocks) else part for ours, part in parts}
+
+
+def widened(matrix: Blocks | Tensor) -> Tensor:
+    """The numbers of a matrix, float32."""
+    return from_blocks(matrix.data, matrix.format) if isinstance(matrix, Blocks) else matrix
 
 
 def names_in(config: ModelConfig, family: Family | None, matrices: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pellucid.checkpoints.folder import DTYPES, OWN, open_folder, read_json
+from pellucid.checkpoints.folder import OWN, open_folder, read_json
 from pellucid.checkpoints.gguf_models import check_gguf, generation_config, own_dtype
 from pellucid.checkpoints.gguf_read import GGUF
 from pellucid.checkpoints.load import named_stops
@@ -60,7 +60,7 @@ def describe(name: str) -> Description:
         folder = open_folder(source.path)
         config, dtype, generation = folder.config, folder.dtype, folder.generation_config
         for tensor in folder.tensors.values():
-            stored[tensor.dtype] += torch.Size(tensor.shape).numel() * DTYPES[tensor.dtype].itemsize
+            stored[tensor.dtype] += tensor.num_bytes
         about = dict(folder.hf_config.get(OWN, {}))
         tokenizer = Tokenizer.load(source.path)
     tokenizer.more_stops = named_stops(generation)

@@ -12,11 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pellucid.checkpoints.assemble import Named, assemble, check_tensors
+from pellucid.checkpoints.assemble import Named, assemble, check_tensors, keeps
+from pellucid.checkpoints.compressed import BESIDE, PACKED, Layout, decompress, split_rows, widened
+from pellucid.checkpoints.compressed import read_config as read_layout
 from pellucid.errors import InputError
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import Family, family_for, parameter_shapes
+from pellucid.operations.blocks import BYTES, row_bytes
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -26,17 +29,29 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as a header tells of it: its file, its name there, shape and dtype."""
+    """A tensor as a header tells of it: its file, its name there, shape and dtype.
+
+    dtype: as safetensors has it, or the format of the blocks that hold the same where the weights are of few bits; then
+    the name is that of the packed integers.
+    """
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the numbers, and of the scales that belong to them."""
+        if self.dtype in BYTES:
+            return self.shape[0] * row_bytes(self.shape[1], self.dtype)
+        return torch.Size(self.shape).numel() * DTYPES[self.dtype].itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What the small files and headers of a model folder say. family None: the model type is "pellucid", names ours."""
+    """What the small files and headers of a model folder say. family None: the model type is "pellucid", names ours.
+    layout: of the matrices of few bits, where there are any."""
 
     path: Path
     hf_config: Mapping[str, Any]
@@ -44,14 +59,16 @@ class Folder:
     family: Family | None
     config: ModelConfig
     tensors: Mapping[str, Stored]  # by the names that the family gives them
+    layout: Layout | None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that most of the weights are stored in."""
+        """The dtype that most of the weights are stored in, those of few bits apart."""
         sizes: dict[torch.dtype, int] = {}
         for tensor in self.tensors.values():
-            dtype = DTYPES[tensor.dtype]
-            sizes[dtype] = sizes.get(dtype, 0) + torch.Size(tensor.shape).numel()
+            if tensor.dtype in DTYPES:
+                dtype = DTYPES[tensor.dtype]
+                sizes[dtype] = sizes.get(dtype, 0) + torch.Size(tensor.shape).numel()
         return max(sizes, key=lambda dtype: sizes[dtype])
 
 
@@ -59,21 +76,22 @@ def open_folder(path: str | Path) -> Folder:
     """Reads and checks everything but the weights. Raises `InputError` that names the file and the tensor."""
     path = Path(path)
     hf_config = read_json(path / "config.json")
-    if "quantization_config" in hf_config:
-        raise InputError(f"{path}: the weights are quantised ('quantization_config'), which is not read from a folder")
     model_type = hf_config.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"{path / 'config.json'}: 'model_type' is missing, so the architecture is unknown")
     try:
         family = None if model_type == OWN else family_for(model_type)
         config = family.read_config(hf_config) if family else ModelConfig(**hf_config.get("config", {}))
+        few_bits = hf_config.get("quantization_config")
+        layout = None if few_bits is None else read_layout(few_bits)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    tensors = _read_headers(path, config, family)
+    tensors = _read_headers(path, config, family, layout)
     wanted = family.shapes(config) if family else parameter_shapes(config)
     check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, path)
     generation = path / "generation_config.json"
-    return Folder(path, hf_config, read_json(generation) if generation.is_file() else {}, family, config, tensors)
+    defaults = read_json(generation) if generation.is_file() else {}
+    return Folder(path, hf_config, defaults, family, config, tensors, layout)
 
 
 def read_folder(
@@ -87,10 +105,21 @@ def read_folder(
     config, family = folder.config, folder.family
     files = {file: _open(file) for file in {tensor.file for tensor in folder.tensors.values()}}
 
+    def tensor(name: str) -> Tensor:
+        for file in files.values():
+            if name in file.keys():  # noqa: SIM118 (the file is no dictionary)
+                found: Tensor = file.get_tensor(name)
+                return found
+        raise InputError(f"{folder.path}: the tensor {name!r} is missing; fetch the model again")
+
     def read(name: str) -> Named:
         stored = folder.tensors[name]
-        tensor: Tensor = files[stored.file].get_tensor(stored.name)
-        return family.to_ours(config, name, tensor) if family else {name: tensor}
+        if folder.layout is None or stored.dtype not in BYTES:
+            given: Tensor = files[stored.file].get_tensor(stored.name)
+            return family.to_ours(config, name, given) if family else {name: given}
+        few = decompress(stored.name.removesuffix(PACKED), folder.layout, tensor)
+        rows = split_rows(family, config, name, stored.shape[1], few) if family else {name: few}
+        return rows if keeps(quantize, stored.dtype) else {ours: widened(part) for ours, part in rows.items()}
 
     model = assemble(config, folder.tensors, read, dtype or folder.dtype, device, quantize)
     model.generation_config = folder.generation_config
@@ -110,23 +139,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_headers(path: Path, config: ModelConfig, family: Family | None) -> dict[str, Stored]:
+def _read_headers(path: Path, config: ModelConfig, family: Family | None, layout: Layout | None) -> dict[str, Stored]:
     """Every tensor that the config has a use for, by its full name."""
     tensors: dict[str, Stored] = {}
     for file in _weight_files(path):
         with _open(file) as handle:
             for name in handle.keys():  # noqa: SIM118 (the handle is no dictionary)
-                if family and family.ignores(config, name):
+                if layout and name.endswith(BESIDE):
                     continue
-                full = family.prefixed(name) if family else name
+                header = handle.get_slice(name)
+                shape, dtype, plain = tuple(header.get_shape()), header.get_dtype(), name
+                if layout and name.endswith(PACKED):
+                    plain = name.removesuffix(PACKED) + ".weight"
+                    shape, dtype = layout.shape(shape), layout.format
+                elif dtype not in DTYPES:
+                    raise InputError(f"{file}: the tensor {name!r} is stored as {dtype}, which is not read")
+                if family and family.ignores(config, plain):
+                    continue
+                full = family.prefixed(plain) if family else plain
                 if full in tensors:
                     raise InputError(f"{file}: the tensor {name!r} is there twice, in {tensors[full].file.name} too")
-                header = handle.get_slice(name)
-                if header.get_dtype() not in DTYPES:
-                    raise InputError(
-                        f"{file}: the tensor {name!r} is stored as {header.get_dtype()}, which is not read"
-                    )
-                tensors[full] = Stored(file, name, tuple(header.get_shape()), header.get_dtype())
+                tensors[full] = Stored(file, name, shape, dtype)
     return tensors
 
 

@@ -99,7 +99,7 @@ def write_folder(
     else:
         hf_config, state = family.write_config(config), family.to_theirs(config, state)
     if blocks:
-        quantization_config, state = compressed.replace(config, family, state, blocks, model.dtype)
+        quantization_config, state = compressed.replace(config, family, state, blocks)
         hf_config["quantization_config"] = quantization_config
     ends = _ends(tokenizer)
     hf_config |= {"dtype": str(model.dtype).removeprefix("torch.")}

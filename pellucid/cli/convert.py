@@ -26,7 +26,8 @@ def convert(
         str | None, typer.Option(help="Of a folder's weights: float32, bfloat16 or float16. Default: the source's own.")
     ] = None,
     type_: Annotated[
-        str | None, typer.Option("--type", help="Of a GGUF file's matrices: f32, f16, bf16 or q8_0. Default: f16.")
+        str | None,
+        typer.Option("--type", help="Of a GGUF file's matrices: f32, f16, bf16, q8_0, q4_0 or q4_1. Default: f16."),
     ] = None,
 ) -> None:
     """Write a model as a Hugging Face folder, which transformers opens, or as a GGUF file, which llama.cpp opens.

@@ -205,7 +205,7 @@ def test_only_a_gguf_file_is_replaced(tmp_path: Path) -> None:
     save_gguf(model, tokenizer, path)
     save_gguf(model, tokenizer, path, kind="q8_0")
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.gguf"]
-    with pytest.raises(InputError, match=r"type = 'q4': it must be one of f32, f16, q8_0, bf16"):
+    with pytest.raises(InputError, match=r"type = 'q4': it must be one of f32, f16, bf16, q8_0, q4_0, q4_1"):
         save_gguf(model, tokenizer, path, kind="q4")
 
 
