@@ -1,7 +1,8 @@
 """A beam search in the engine: its beginnings are sequences, which share the blocks of the text that they share.
 
-All beginnings are needed to say how any of them goes on. Where the cache or the number of sequences keeps some of them
-waiting, the others are not moved on, and give their place back, so that two searches never wait for each other's.
+All beginnings are needed to say how any of them goes on: while the cache or the number of sequences keeps some of them
+waiting, the others stand still. So that two searches never wait for each other's place, the younger one gives its own
+back; and the oldest too, where nothing else moves: it may be in the way of an answer that was there before it.
 """
 
 from __future__ import annotations
@@ -55,12 +56,20 @@ class BeamGroup:
         place = self.sequences.index(sequence)
         return [token for parent, token in self._moves if parent == place][:1]
 
+    @property
+    def torn(self) -> bool:
+        """After a step: whether it stands still because some of it waits to run."""
+        return self._moves is None and any(one.state == "waiting" for one in self.sequences)
+
+    def give_back(self, scheduler: Scheduler) -> None:
+        """All of it waits, so that others find room."""
+        for one in self.sequences:
+            if one.state == "running":
+                scheduler.preempt(one)
+
     def branch(self, scheduler: Scheduler) -> None:
         """After the commit: a beginning that goes on in several ways is forked, one that does not go on ends."""
         if self._moves is None:
-            if any(one.state == "waiting" for one in self.sequences):
-                for one in [one for one in self.sequences if one.state == "running"]:
-                    scheduler.preempt(one)
             return
         going_on = {parent for parent, _ in self._moves}
         for place, one in enumerate(self.sequences):

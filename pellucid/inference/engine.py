@@ -58,8 +58,8 @@ class Engine:
     draft: a smaller model of the same vocabulary, and its tokenizer: it guesses tokens ahead, which are then judged
     together, where that pays (see `drafts`). guesses: so many at most; without a draft model they come from the text
     before; 0: none, or with a draft model `MOST_GUESSES`.
-    deterministic: log-probabilities are the same to the last bit, whatever else is under way, in whatever pieces prompts
-    are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
+    deterministic: log-probabilities are the same to the last bit, whatever else is under way, in whatever pieces
+    prompts are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
     """
 
     def __init__(
@@ -124,24 +124,26 @@ class Engine:
         guessed = {} if self.speculation is None else self.speculation.stats()
         return asdict(self.scheduler.stats()) | counted | guessed
 
-    def add(self, prompt: Several[int], params: SamplingParams) -> int:
+    def add(self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False) -> int:
         """Queue a request for `params.n` answers to a prompt of token ids; its id, which its events have.
+
+        in_chat: a chat template wrote the prompt: an answer is a text of its own, else it goes on with the prompt's.
 
         Raises `InputError` for what cannot be answered, such as a prompt without room for an answer.
         """
-        return self.queue(self.prepare(prompt, params))
+        return self.queue(self.prepare(prompt, params, in_chat=in_chat))
 
-    def prepare(self, prompt: Several[int], params: SamplingParams) -> Asked:
+    def prepare(self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False) -> Asked:
         """The first half of `add`, which may run in any thread: a constraint takes its time until it is understood."""
         params = params.seeded()
         if params.beam_width is not None:
-            return self._prepare_beams(prompt, params)
+            return self._prepare_beams(prompt, params, in_chat)
         several = params.best_of if params.best_of is not None else params.n
         scored = params.prompt_logprobs is not None
         asked = Asked(Sequence(prompt, wanted_from=0 if scored else None), params, several)
         asked.scores = [] if scored else None
         asked.held = None if several == params.n else [[] for _ in range(several)]
-        requests = self._requests(prompt, params, several)
+        requests = self._requests(prompt, params, several, in_chat)
         asked.writers = [Writer(asked, index, Answer(0, one, self.tokenizer)) for index, one in enumerate(requests)]
         return asked
 
@@ -195,10 +197,15 @@ class Engine:
         drawn = self._draw(logits, turns)
         groups = list(dict.fromkeys(self._beams[sequence] for sequence in ready))
         self.tokens_drawn += sum(group.advance(ready) for group in groups)
-        self.scheduler.commit([self._accepted(sequence, drawn, ready) for sequence in sequences])
+        accepted = [self._accepted(sequence, drawn, ready) for sequence in sequences]
+        self.scheduler.commit(accepted)
         shown = list(self._take(drawn, sequences))
         for group in groups:
             shown += self._branch(group)
+        torn = sorted((group for group in groups if group.torn), key=lambda group: group.asked.id)
+        stuck = all(one is None and len(chunk.tokens) == 1 for one, chunk in zip(accepted, step.chunks, strict=True))
+        for group in torn if stuck else torn[1:]:
+            group.give_back(self.scheduler)
         if self.speculation is not None:
             self.speculation.keep(self.scheduler.running)
             if len(turns) == len(sequences):  # no step that reads prompts
@@ -214,12 +221,12 @@ class Engine:
             rows = {one: self._writers[one][0].answer.request.row for one in writing}
             self.speculation.guess(self.scheduler.running, rows)
 
-    def _requests(self, prompt: Several[int], params: SamplingParams, several: int) -> Iterator[Request]:
+    def _requests(self, prompt: Several[int], params: SamplingParams, several: int, in_chat: bool) -> Iterator[Request]:
         """The same prompt once for each answer, each with a seed of its own."""
         counted = params.logprobs if several == params.n else params.logprobs or 0
         for index in range(several):
             own = params.with_({"n": 1, "best_of": None, "seed": seed_of(params, index), "logprobs": counted})
-            [one] = prepare(self.model, self.tokenizer, [prompt], own)
+            [one] = prepare(self.model, self.tokenizer, [prompt], own, in_chat=in_chat)
             yield self._within(one, self.max_length - len(prompt))
 
     def _within(self, request: Request, room: int) -> Request:
@@ -228,7 +235,7 @@ class Engine:
             request if request.max_tokens <= room else replace(request, max_tokens=max(1, room), max_detail="context")
         )
 
-    def _prepare_beams(self, prompt: Several[int], params: SamplingParams) -> Asked:
+    def _prepare_beams(self, prompt: Several[int], params: SamplingParams, in_chat: bool) -> Asked:
         """A beam search, whose beams must all be in the cache at once."""
         assert params.beam_width is not None
         width, blocks = params.beam_width, self.scheduler.blocks
@@ -236,12 +243,12 @@ class Engine:
         longest = (shared + (blocks.count - shared) // width - 1) * blocks.block_size
         if width > self.scheduler.max_sequences or longest <= len(prompt):
             raise InputError(
-                f"beam_width = {width}: the engine runs {self.scheduler.max_sequences} sequences at once, and its cache "
-                f"holds {blocks.count * blocks.block_size} tokens, too few for so many after a prompt of {len(prompt)}: "
-                "ask for fewer"
+                f"beam_width = {width}: the engine runs {self.scheduler.max_sequences} at once, and its cache of "
+                f"{blocks.count * blocks.block_size} tokens has room for few after a prompt of {len(prompt)}: "
+                "ask for fewer beams"
             )
         asked = Asked(Sequence(prompt), params, params.n)
-        [request] = prepare(self.model, self.tokenizer, [prompt], params.with_({"n": 1}))
+        [request] = prepare(self.model, self.tokenizer, [prompt], params.with_({"n": 1}), in_chat=in_chat)
         request = self._within(request, min(longest, self.max_length) - len(prompt))
         asked.beams = BeamGroup(asked, request, self._sampler.vocab_size)
         return asked

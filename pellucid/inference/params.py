@@ -19,8 +19,8 @@ MAX_ANSWERS = 128  # of one prompt, as OpenAI's API has it
 
 # What would change the distribution in which beam search looks, or is known only of one answer
 NOT_FOR_BEAMS = (
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "bad_words", "constraint", "min_tokens",
-    "stop", "best_of", "prompt_logprobs",
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "bad_words", "constraint",
+    "min_tokens", "stop", "best_of", "prompt_logprobs",
 )  # fmt: skip
 
 Bias = Annotated[float, Field(ge=-100, le=100)]

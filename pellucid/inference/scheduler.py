@@ -172,16 +172,17 @@ class Scheduler:
     def commit(self, accepted: Iterable[list[int] | None]) -> None:
         """The step has run: for each of its chunks, the tokens that the sequence gets.
 
-        No token while more of a prompt is to come; one after that; with a draft, the drafted tokens that stand, from the
-        first, and one more. A sequence that was finished meanwhile gets nothing, whatever is given for it. One that
-        gets none though its prompt is all in must be finished before the next step. None instead of a list: the
-        sequence stands as if its chunk had not been in the step, and computes the same again in the next.
+        No token while more of a prompt is to come; one after that; with a draft, the drafted tokens that stand, from
+        the first, and one more. A sequence that was finished meanwhile gets nothing, whatever is given for it. One that
+        gets none though its prompt is all in must be finished before the next step. None instead of a list: it
+        is not known yet how the sequence goes on, and its last token is computed again in the next step.
         Raises `ValueError` for tokens that do not fit what the step computed, and for a sequence grown too long.
         """
         for (sequence, chunk), tokens in zip(self._step.items(), accepted, strict=True):
             if sequence.state != "running":
                 continue
             if tokens is None:
+                sequence.computed += len(chunk.tokens) - 1
                 self._settle(sequence, chunk.start)
                 continue
             known = min(len(chunk.tokens), sequence.pending)

@@ -36,7 +36,7 @@ class Speculation:
         self.taken += taken
 
     def note(self, answers: int, tokens: int, seconds: float) -> None:
-        """After a step that drew so many tokens for `answers`, and computed nothing else. seconds: with the guessing."""
+        """After a step that drew so many tokens for `answers` and read no prompt; seconds: with the guessing."""
         if answers == self._answers and (self._as_always or not self._guessed):
             self._pace.note(self._guessed, answers, tokens, seconds)
 

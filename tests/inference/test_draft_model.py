@@ -15,6 +15,7 @@ from pellucid.inference.drafts import Pace
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import generate
 from pellucid.inference.params import SamplingParams
+from pellucid.inference.step import Step
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -124,11 +125,14 @@ def test_what_is_aborted_is_free_there_too(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "choose", lambda self, answers: True)
     one = engine(DRAFTS["itself"], num_blocks=200, max_tokens_per_step=64)
-    read = []
-    monkeypatch.setattr(
-        drafter(one).runner, "run",
-        lambda step, wrapped=drafter(one).runner.run: (read.append(sum(len(c.tokens) for c in step.chunks)), wrapped(step))[1],
-    )  # fmt: skip
+    read: list[int] = []
+    plain = drafter(one).runner.run
+
+    def counted(step: Step) -> torch.Tensor:
+        read.append(sum(len(chunk.tokens) for chunk in step.chunks))
+        return plain(step)
+
+    monkeypatch.setattr(drafter(one).runner, "run", counted)
     params = SamplingParams(temperature=0.5, max_tokens=6, ignore_eos=True, seed=0)
     run(one, [([7] * 40, params)])
     first = read[0]
