@@ -22,6 +22,20 @@ from pathlib import Path
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
 VARIABLES = ("PELLUCID_NATIVE", "CXX", "PATH", "PELLUCID_CACHE", "XDG_CACHE_HOME", "HOME")
+INSTRUCTIONS = {  # a compiler's macros -> instruction sets
+    "__AVX2__": "AVX2",
+    "__FMA__": "FMA",
+    "__AVXVNNI__": "AVX-VNNI",
+    "__AVX512F__": "AVX512F",
+    "__AVX512BW__": "AVX512BW",
+    "__AVX512VNNI__": "AVX512-VNNI",
+    "__AVX512BF16__": "AVX512-BF16",
+    "__ARM_NEON": "NEON",
+    "__ARM_FEATURE_DOTPROD": "NEON-DOT",
+    "__ARM_FEATURE_BF16_VECTOR_ARITHMETIC": "ARM-BF16",
+    "__ARM_FEATURE_MATMUL_INT8": "ARM-I8MM",
+    "__ARM_FEATURE_SVE": "SVE",
+}
 PATIENCE = 120  # seconds for one call of the compiler; a second or two is usual
 
 
@@ -54,6 +68,16 @@ def why_not(source: Path, *flags: str) -> str | None:
 def built(source: Path, *flags: str) -> Built:
     """`load` and `why_not` in one. Asked anew only when a variable that decides it has changed."""
     return _built(source, flags, tuple(os.environ.get(name, "") for name in VARIABLES))
+
+
+def instructions() -> tuple[str, ...]:
+    """The instruction sets that our flags let the compiler use on this processor; none where there is no compiler."""
+    try:
+        compiler = _find(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
+        macros = set(_run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).split())
+    except _Failed:
+        return ()
+    return tuple(name for macro, name in INSTRUCTIONS.items() if macro in macros)
 
 
 def cache_folder() -> Path:

@@ -122,21 +122,37 @@ def examine_training(remeasure: bool) -> dict[str, Any]:
 
 
 def examine_kernels() -> dict[str, Any]:
-    """What encodes text, and what computes each operation when a model generates, by precision."""
-    import torch
-
+    """What encodes text, and what computes the steps of a model that generates."""
     from pellucid import native
-    from pellucid.operations.linear import describe_linear
     from pellucid.tokenizer.bpe_native import SOURCE
 
-    dtypes = (torch.float32, torch.bfloat16)
-    linear = {str(dtype).removeprefix("torch."): describe_linear(dtype) for dtype in dtypes}
     encoder = native.built(SOURCE)
     by = f"native, compiled by {encoder.compiler}" if encoder.library else f"Python, not native: {encoder.reason}"
     return {
         "tokenizer": by,
-        "linear": linear,
-        "attention": "PyTorch's scaled_dot_product_attention",
+        "native_step": examine_step(),
+    }
+
+
+def examine_step() -> dict[str, Any]:
+    """For which weights there is a native step, how it was compiled, with how many threads it runs; or why there is none.
+
+    weights: types of numbers, and GGUF's names of blocks of integers. instructions: those that it was compiled for.
+    """
+    import torch
+
+    from pellucid import native
+    from pellucid.operations import step
+
+    built = native.built(step.SOURCE, *step.FLAGS)
+    if built.library is None:
+        return {"weights": [], "instructions": [], "compiler": None, "threads": None, "refused": built.reason}
+    return {
+        "weights": [*(str(dtype).removeprefix("torch.") for dtype in step.TYPES), *step.BLOCKS],
+        "instructions": list(native.instructions()),
+        "compiler": built.compiler,
+        "threads": torch.get_num_threads(),
+        "refused": None,
     }
 
 
@@ -226,9 +242,12 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
         yield f"not {name}", reason
     yield "training", report["training"]["reason"]
     yield "tokenizer", report["kernels"]["tokenizer"]
-    for name, kernel in report["kernels"]["linear"].items():
-        yield f"linear {name}", kernel
-    yield "attention", report["kernels"]["attention"]
+    step = report["kernels"]["native_step"]
+    if step["refused"] is None:
+        yield "native step", f"for weights in {', '.join(step['weights'])}; {step['threads']} threads"
+        yield "compiled", f"for {' '.join(step['instructions']) or 'no vector instructions'}, by {step['compiler']}"
+    else:
+        yield "native step", f"none, PyTorch computes the steps: {step['refused']}"
     for name, path in report["models"].items():
         yield f"model {name}", path
     yield "cache", f"{report['folders']['cache']}; of the hub: {report['folders']['hub_cache']}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pellucid import native
 from pellucid.cli import app as frame
 from pellucid.cli import doctor
 from pellucid.operations.hardware import Features, Precision, features
@@ -97,6 +98,36 @@ def test_what_encodes_text_and_why_nothing_faster(tmp_path: Path, monkeypatch: p
     assert doctor.examine_kernels()["tokenizer"].endswith("c++ failed with status 1: error: out of paper")
     monkeypatch.setenv("PELLUCID_NATIVE", "0")
     assert doctor.examine_kernels()["tokenizer"] == "Python, not native: PELLUCID_NATIVE=0 switches it off"
+
+
+def test_what_computes_a_step_and_why_nothing_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Features
+) -> None:
+    if shutil.which("c++"):
+        found = doctor.examine_step()
+        assert {"float32", "bfloat16", "Q8_0", "Q4_0", "Q4_1"} <= set(found["weights"]) and found["refused"] is None
+        assert found["threads"] == torch.get_num_threads()
+        # What the compiler knows by another name, or not yet, is left out; it never claims more than there is.
+        assert {"AVX2", "NEON"} & set(found["instructions"])
+        named = {"FMA", "AVX512BW", "AVX-VNNI"}
+        assert set(found["instructions"]) - named <= set(machine.instructions)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.examine_step()["refused"] == "there is no compiler (c++, g++, clang++)"
+    assert native.instructions() == ()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_lines_of_the_step(there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PELLUCID_PRECISION", "float32")
+    monkeypatch.setenv("PELLUCID_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PELLUCID_NATIVE", "1" if there else "0")
+    assert frame.run(["doctor"]) == 0
+    said = capsys.readouterr().out
+    if not there:
+        assert "none, PyTorch computes the steps: PELLUCID_NATIVE=0 switches it off" in said
+    elif shutil.which("c++"):
+        assert "for weights in float32, bfloat16, Q8_0, Q4_0, Q4_1; 1 threads" in said
 
 
 def test_notes_say_what_is_worth_changing(machine: Features) -> None:
