@@ -42,6 +42,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
     dtype: running.Dtype = "auto",
+    quantize: running.Quantize = None,
     sampling: Sampling = NOTHING,
 ) -> None:
     """Talk to a model. Without -p, each line that is typed (or comes through a pipe) is a turn.
@@ -55,7 +56,7 @@ def chat(
 
     resolve(flags=sampling.values, preset_name=sampling.preset)  # a bad value is said before the model is loaded
     timeline: Timeline = context.obj
-    engine = running.open_engine(model, dtype, timeline, max_sequences=1)
+    engine = running.open_engine(model, dtype, timeline, quantize=quantize, max_sequences=1)
     talk = Talk(model, engine, sampling, system, as_json)
     if prompt is not None:
         talk.answer(prompt, timeline)

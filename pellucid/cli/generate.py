@@ -53,6 +53,7 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each prompt.")] = False,
     dtype: running.Dtype = "auto",
+    quantize: running.Quantize = None,
     deterministic: running.Deterministic = False,
     sampling: Sampling = NOTHING,
 ) -> None:
@@ -72,7 +73,7 @@ def generate(
         resolved(one, sampling, {})
     timeline: Timeline = context.obj
     alone = {"max_sequences": 1} if len(asked) == 1 else {}
-    engine = running.open_engine(model, dtype, timeline, deterministic=deterministic, **alone)
+    engine = running.open_engine(model, dtype, timeline, quantize=quantize, deterministic=deterministic, **alone)
     how = [resolved(one, sampling, engine.model.generation_config) for one in asked]
     if len(asked) == 1 and not as_json and how[0].params.logprobs is None:
         write_as_it_comes(engine, asked[0], how[0], timeline)

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="A model folder, a .gguf file, a hub id, or the packaged model smollm2.")]
 Dtype = Annotated[str, typer.Option(help="auto (the faster one here, measured), float32, bfloat16 or float16.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="Round weights: int8, int4 (or q8_0, q4_0, q4_1). Without it and --dtype they stay as the file has them."
+    ),
+]
 Deterministic = Annotated[
     bool,
     typer.Option(
@@ -23,8 +29,12 @@ Deterministic = Annotated[
 ]
 
 
-def open_model(name: str, dtype: str, timeline: Timeline) -> tuple[Decoder, Tokenizer]:
-    """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why."""
+def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None = None) -> tuple[Decoder, Tokenizer]:
+    """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why.
+
+    quantize: as for `checkpoints.load.to_run`.
+    """
+    from pellucid.checkpoints.assemble import STORED, parse_quantize
     from pellucid.checkpoints.load import load, to_run
     from pellucid.checkpoints.source import find_source
     from pellucid.inference import engine, output  # noqa: F401 (so that the import of the rest is timed here too)
@@ -33,20 +43,31 @@ def open_model(name: str, dtype: str, timeline: Timeline) -> tuple[Decoder, Toke
 
     timeline.end("imports")
     find_source(name)  # a wrong name is said before anything is measured
+    parse_quantize(quantize)
     for native in (step, kernels):
         native.library()
     timeline.end("native code")
     threads, precision = use_best_threads(), best_precision(dtype)
     timeline.end("precision")
-    model, tokenizer = load(name, dtype=precision.name, quantize=to_run(None, dtype))
+    how = to_run(quantize, dtype)
+    model, tokenizer = load(name, dtype=precision.name, quantize=how)
     timeline.end("load")
-    note(f"{name}: {precision.reason}; {threads.count} threads")
+    note(f"{name}: {weights_line(model, as_stored=how == STORED)}; {precision.reason}; {threads.count} threads")
     return model, tokenizer
 
 
-def open_engine(name: str, dtype: str, timeline: Timeline, **options: Any) -> Engine:
+def weights_line(model: Decoder, *, as_stored: bool) -> str:
+    """What the weights take, and in which form. as_stored: the form of those in blocks is the file's own."""
+    from pellucid.cli.show import size
+    from pellucid.models.quantised import weight_bytes
+
+    parts = ", ".join(f"{size(count)} in {form}" for form, count in weight_bytes(model).items())
+    return f"weights {parts}" + (", as they lie in the file" if as_stored and model.quantised else "")
+
+
+def open_engine(name: str, dtype: str, timeline: Timeline, *, quantize: str | None = None, **options: Any) -> Engine:
     """The engine of a model, and a line on stderr that says what computes its steps. options: see `Engine`."""
-    model, tokenizer = open_model(name, dtype, timeline)
+    model, tokenizer = open_model(name, dtype, timeline, quantize)
     from pellucid.inference.engine import Engine
 
     engine = Engine(model, tokenizer, **options)

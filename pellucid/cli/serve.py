@@ -62,6 +62,7 @@ def serve(
         typer.Option(min=0, max=64, help="Tokens guessed ahead from the text before, where that is faster; 0: none."),
     ] = 0,
     dtype: running.Dtype = "auto",
+    quantize: running.Quantize = None,
     deterministic: running.Deterministic = False,
     sampling: Sampling = NOTHING,
 ) -> None:
@@ -81,7 +82,7 @@ def serve(
     )  # what is asked wrongly is said before the model is loaded
     timeline: Timeline = context.obj
     with listen(host, port) as listening:
-        engine = open_engine(model, dtype, timeline, guesses=guesses, deterministic=deterministic)
+        engine = open_engine(model, dtype, timeline, quantize=quantize, guesses=guesses, deterministic=deterministic)
         from pellucid.serving.app import create_app
         from pellucid.serving.service import Settings
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pellucid.operations.blocks import BLOCK, BYTES, from_blocks
 
-PART = 1 << 20  # weights that are wide at once
+PART = 1 << 18  # weights that are wide at once: they stay in the processor's cache
 
 
 class Blocks(NamedTuple):
