@@ -1,4 +1,4 @@
-"""A decoder as a list of native operations, and a step of a few rows through it.
+"""A decoder as a list of native operations, and a step through it.
 
 R rows, one token each; E hidden size, H query heads, K key-value heads, D head dimension, F intermediate size, V
 vocabulary. The list reads like `Block.forward`.
@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pellucid.inference.step import Chunk
 from pellucid.layers.norm import LayerNorm, RMSNorm
 from pellucid.layers.paged import PagedCache
 from pellucid.layers.positions import Rope, alibi_slopes, frequencies
 from pellucid.layers.quantised import Quantised
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.gated import ACTIVATIONS
-from pellucid.operations.kernels import MOST_ROWS
-from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, LANES, TYPES, Kind, Program, Rows, span, why_not
+from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, FEW, LANES, TYPES, Kind, Program, Rows, span, why_not
+
+ROWS = 512  # that go through the model at once
 
 
 def why_not_native(model: Decoder) -> str | None:
@@ -38,7 +40,7 @@ def why_not_native(model: Decoder) -> str | None:
 
 
 class NativeStep:
-    """`model` over `cache`, for at most `MOST_ROWS` tokens at a time.
+    """`model` over `cache`, for steps of any size: `ROWS` rows go through the model at a time.
 
     Query, key and value become one matrix, of which the model's own parameters are parts; so do gate and up.
     """
@@ -48,43 +50,46 @@ class NativeStep:
         c, self.cache = model.config, cache
         self.model, self.config = model, c
         self.spans = math.ceil(max_length / span())
-        width = math.ceil(max_length / cache.block_size)
-        R, E, D = MOST_ROWS, c.hidden_size, c.head_dim
-        self.tokens, self.positions, self.slots, self.wanted = (torch.zeros(R, dtype=torch.int64) for _ in range(4))
-        self.tables = torch.zeros(R, width, dtype=torch.int64)
-        self.rows = Rows(
-            *(one.data_ptr() for one in (self.tokens, self.positions, self.slots, self.tables, self.wanted)),
-            0,
-            width,
-            0,
-        )
+        R, E, D = ROWS, c.hidden_size, c.head_dim
+        self.tokens, self.positions, self.sequences, self.wanted = (torch.zeros(R, dtype=torch.int64) for _ in range(4))
+        self.tables = torch.zeros(R, math.ceil(max_length / cache.block_size), dtype=torch.int64)
         gated = ACTIVATIONS[c.activation][1]
         self.x, self.h = torch.empty(R, E), torch.empty(R, E)
         self.heads = torch.empty(R, (c.num_heads + 2 * c.num_kv_heads) * D)
         self.mixed = torch.empty(R, c.num_heads * D)
         self.wide = torch.empty(R, c.intermediate_size * (2 if gated else 1))
-        self.logits = torch.empty(R, c.vocab_size)
-        self.parts = torch.empty(R * c.num_heads * self.spans * (D + 2))
+        self.logits = torch.empty(FEW, c.vocab_size)
+        self.parts = torch.empty(FEW * c.num_heads * self.spans * (D + 2))
         self.slopes = alibi_slopes(c.num_heads) if c.position == "alibi" else None
         self.angles: dict[Rope, Tensor] = {}
         self.program = Program()
         self._write()
 
-    def __call__(
-        self, tokens: Sequence[int], positions: Sequence[int], tables: Sequence[Sequence[int]], wanted: Sequence[int]
-    ) -> Tensor:
-        """One token of a row's sequence each, with its position and the blocks of its sequence. wanted: the rows whose
-        logits are returned, (len(wanted), V), float32, valid until the next call."""
-        B, rows = self.cache.block_size, len(tokens)
-        self.tokens[:rows] = torch.tensor(tokens)
-        self.positions[:rows] = torch.tensor(positions)
-        self.slots[:rows] = torch.tensor([t[p // B] * B + p % B for p, t in zip(positions, tables, strict=True)])
-        for row, table in enumerate(tables):
-            self.tables[row, : len(table)] = torch.tensor(table)
-        self.wanted[: len(wanted)] = torch.tensor(wanted, dtype=torch.int64)
-        self.rows.count, self.rows.num_wanted = rows, len(wanted)
-        self.program.run(self.rows)
-        return self.logits[: len(wanted)]
+    def __call__(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The logits after the last `wanted` tokens of each chunk, (sum of wanted, V), float32, valid until the next
+        call."""
+        wanted = sum(chunk.wanted for chunk in chunks)
+        if wanted > len(self.logits):
+            self.logits = torch.empty(wanted, self.config.vocab_size)
+        done = 0
+        for part in in_parts(chunks, ROWS):
+            self._run(part, self.logits[done:])
+            done += sum(chunk.wanted for chunk in part)
+        return self.logits[:wanted]
+
+    def _run(self, chunks: Sequence[Chunk], logits: Tensor) -> None:
+        row = num_wanted = 0
+        for number, chunk in enumerate(chunks):
+            stop = row + len(chunk.tokens)
+            self.tokens[row:stop] = torch.tensor(chunk.tokens)
+            torch.arange(chunk.start, chunk.start + len(chunk.tokens), out=self.positions[row:stop])
+            self.sequences[row:stop] = number
+            table = chunk.table[: math.ceil((chunk.start + len(chunk.tokens)) / self.cache.block_size)]
+            self.tables[number, : len(table)] = torch.tensor(table)
+            torch.arange(stop - chunk.wanted, stop, out=self.wanted[num_wanted : num_wanted + chunk.wanted])
+            row, num_wanted = stop, num_wanted + chunk.wanted
+        pointers = (self.tokens, self.positions, self.sequences, self.tables, self.wanted, logits)
+        self.program.run(Rows(*(one.data_ptr() for one in pointers), row, self.tables.shape[1], num_wanted))
 
     def _write(self) -> None:
         c, model, add = self.config, self.model, self.program.add
@@ -101,7 +106,7 @@ class NativeStep:
             self._norm(model.final_norm, self.x, self.x)
         add(Kind.TAKE, source=self.x, to=self.h, inputs=c.hidden_size)
         head = table if model.head is None else Matrix.of(model.head)
-        self._linear(head, self.h, self.logits, few=1, cap=c.logit_softcap or 0.0)
+        self._linear(head, self.h, None, few=1, cap=c.logit_softcap or 0.0)
 
     def _block(self, block: Block, layer: int) -> None:
         place = block.norm_position
@@ -153,7 +158,7 @@ class NativeStep:
         number = ACTIVATION_NUMBERS[self.config.activation]
         self._linear(Matrix.of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
 
-    def _linear(self, matrix: Matrix, x: Tensor, to: Tensor, **fields: float) -> None:
+    def _linear(self, matrix: Matrix, x: Tensor, to: Tensor | None, **fields: float) -> None:
         self.program.add(
             Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, source=x, to=to,
             inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
@@ -172,12 +177,32 @@ class NativeStep:
     def _angles(self, rope: Rope) -> Tensor:
         """Where cos and sin of the step's positions stand, (R, D); computed once a step, before their first use."""
         if rope not in self.angles:
-            self.angles[rope] = torch.empty(MOST_ROWS, self.config.head_dim)
+            self.angles[rope] = torch.empty(ROWS, self.config.head_dim)
             base = frequencies(rope, self.config.head_dim, None, torch.device("cpu")).contiguous()
             self.program.add(
                 Kind.ANGLES, source=base, to=self.angles[rope], outputs=self.config.head_dim, scale=rope.attention_scale
             )
         return self.angles[rope]
+
+
+def in_parts(chunks: Sequence[Chunk], most: int) -> Iterator[list[Chunk]]:
+    """The chunks in their order, cut where needed, in parts of at most `most` tokens."""
+    part: list[Chunk] = []
+    room = most
+    for whole in chunks:
+        done = 0
+        while done < len(whole.tokens):
+            tokens = whole.tokens[done : done + room]
+            done += len(tokens)
+            left = len(whole.tokens) - done
+            wanted = max(0, whole.wanted - left) if left < whole.wanted else 0
+            part.append(Chunk(tokens, whole.start + done - len(tokens), whole.table, min(wanted, len(tokens))))
+            room -= len(tokens)
+            if not room:
+                yield part
+                part, room = [], most
+    if part:
+        yield part
 
 
 def wide(parameter: Tensor) -> Tensor:

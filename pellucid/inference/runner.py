@@ -14,7 +14,6 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.paged import PagedCache, PagedStep, Piece
 from pellucid.layers.positions import alibi_slopes
 from pellucid.models.decoder import Decoder
-from pellucid.operations.kernels import MOST_ROWS
 
 
 class Runner:
@@ -36,23 +35,9 @@ class Runner:
         """The logits after the last `wanted` tokens of each chunk, one after the other: (sum of wanted, V), float32;
         valid until the next call."""
         self.cache.copy(step.copies)
-        if self.native is not None and sum(len(chunk.tokens) for chunk in step.chunks) <= MOST_ROWS:
-            return self._few(step, self.native)
-        return self._many(step)
+        return self._through_torch(step) if self.native is None else self.native(step.chunks)
 
-    def _few(self, step: Step, native: NativeStep) -> Tensor:
-        tokens: list[int] = []
-        positions: list[int] = []
-        tables: list[list[int]] = []
-        wanted: list[int] = []
-        for chunk in step.chunks:
-            tokens += chunk.tokens
-            positions += range(chunk.start, chunk.start + len(chunk.tokens))
-            tables += [chunk.table] * len(chunk.tokens)
-            wanted += range(len(tokens) - chunk.wanted, len(tokens))
-        return native(tokens, positions, tables, wanted)
-
-    def _many(self, step: Step) -> Tensor:
+    def _through_torch(self, step: Step) -> Tensor:
         device = self.model.device
         B = self.cache.block_size
         tokens: list[int] = []

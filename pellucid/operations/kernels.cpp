@@ -14,16 +14,26 @@ template <typename T>
 void linear(const T* x, const T* w, const T* bias, T* y, long rows, long inputs, long outputs) {
     typedef typename Reader<T>::Arranged X;
     static thread_local std::vector<X> buffer;
-    buffer.resize((rows + 1) * inputs);
-    for (long m = 0; m < rows; m++)
-        lay_out<T>(x + m * inputs, m, rows, inputs, buffer.data() + rows * inputs, buffer.data());
-    const X* arranged = buffer.data();
+    static thread_local std::vector<float> row;
+    buffer.resize(rows * inputs + 64 / sizeof(X));
+    row.resize(inputs);
+    X* arranged = (X*)((uintptr_t(buffer.data()) + 63) / 64 * 64);
+    for (long m = 0; m < rows; m++) {
+        const long first = m / TOGETHER * TOGETHER, S = rows - first < TOGETHER ? rows - first : TOGETHER;
+        for (long k = 0; k < inputs; k++) row[k] = widen(x[m * inputs + k]);
+        lay_out<T>(row.data(), m - first, S, inputs, arranged + first * inputs);
+    }
 #pragma omp parallel for schedule(static)
-    for (long n = 0; n < outputs; n++) {
-        static thread_local std::vector<float> totals;
-        totals.resize(rows);
-        dots(arranged, w + n * inputs, rows, inputs, totals.data());
-        for (long m = 0; m < rows; m++) store(bias ? totals[m] + widen(bias[n]) : totals[m], y + m * outputs + n);
+    for (long n = 0; n < outputs; n += LANES) {
+        const long N = outputs - n < LANES ? outputs - n : LANES;
+        float totals[TOGETHER * LANES];
+        for (long first = 0; first < rows; first += TOGETHER) {
+            const long S = rows - first < TOGETHER ? rows - first : TOGETHER;
+            multiply(arranged + first * inputs, S, w + n * inputs, inputs, N, totals, LANES);
+            for (long m = 0; m < S; m++)
+                for (long i = 0; i < N; i++)
+                    store(totals[m * LANES + i] + (bias ? widen(bias[n + i]) : 0), y + (first + m) * outputs + n + i);
+        }
     }
 }
 

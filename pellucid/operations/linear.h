@@ -1,4 +1,4 @@
-// y = x w^T, a row of the weights at a time: each is read from memory once and used for up to eight rows of x.
+// y = x w^T in tiles: some rows of the weights times some rows of x, whose sums stay in registers.
 
 #pragma once
 
@@ -11,6 +11,7 @@
 // CHUNK numbers in float32. Of bfloat16, one load gives those at even places, shifted up, and those at odd ones, masked.
 struct Wide {
     floats low, high;
+    Wide() = default;
     explicit Wide(const float* place) : low(load(place)), high(load(place + LANES)) {}
     explicit Wide(const uint16_t* place) {
         words pairs;
@@ -23,43 +24,27 @@ struct Wide {
 
 inline void add_product(floats& sums, const Wide& w, const Wide& x) { sums += w.low * x.low + w.high * x.high; }
 
-constexpr int CHAINS = 2;  // sums side by side, so that an addition need not wait for the one before
-constexpr int STEP = CHAINS * CHUNK;  // numbers that are multiplied together; what is left of a row comes one by one
-
-// How weights of type T are read and multiplied, a Chunk at a time. `arrange` lays a row of x out to match.
+// How weights of type T are read and multiplied, a Chunk at a time. `arrange` lays a row of x out to match; what is left
+// behind its last whole chunk stays in order.
 template <typename T>
 struct Reader {
     typedef Wide Chunk;
     typedef float Arranged;
-    static void arrange(const float* x, float* arranged, long size) {
-        if (sizeof(T) == 4) {
-            std::memcpy(arranged, x, size * sizeof(float));
-            return;
+    static void arrange(const float* x, float* chunk) {
+        for (int i = 0; i < LANES; i++) {
+            chunk[i] = x[sizeof(T) == 4 ? i : 2 * i];
+            chunk[LANES + i] = x[sizeof(T) == 4 ? LANES + i : 2 * i + 1];
         }
-        const long whole = size / STEP * STEP;
-        long k = 0;
-        for (; k < whole; k += CHUNK)
-            for (int i = 0; i < LANES; i++) {
-                arranged[k + i] = x[k + 2 * i];
-                arranged[k + LANES + i] = x[k + 2 * i + 1];
-            }
-        for (; k < size; k++) arranged[k] = x[k];
-    }
-    static void arrange(const uint16_t* x, float* arranged, long size) {
-        const long whole = size / STEP * STEP;
-        long k = 0;
-        for (; k < whole; k += CHUNK) {
-            const Wide numbers(x + k);
-            std::memcpy(arranged + k, &numbers, sizeof numbers);
-        }
-        for (; k < size; k++) arranged[k] = widen(x[k]);
     }
 };
 
 #ifdef __AVX512BF16__  // one instruction for 32 products of bfloat16
 struct Pairs {
     __m512bh pairs;
-    explicit Pairs(const uint16_t* place) : pairs((__m512bh)_mm512_loadu_si512(place)) {}
+    Pairs() = default;
+    explicit Pairs(const uint16_t* place) : pairs((__m512bh)_mm512_loadu_si512(place)) {
+        asm("" : "+v"(pairs));  // it stays in its register, and is not loaded again for each product
+    }
 };
 
 inline void add_product(floats& sums, const Pairs& w, const Pairs& x) {
@@ -70,79 +55,90 @@ template <>
 struct Reader<uint16_t> {
     typedef Pairs Chunk;
     typedef uint16_t Arranged;
-    static void arrange(const float* x, uint16_t* arranged, long size) {
-        long k = 0;
-        for (; k + LANES <= size; k += LANES) {
-            const __m256bh numbers = _mm512_cvtneps_pbh((__m512)load(x + k));
-            std::memcpy(arranged + k, &numbers, sizeof numbers);
-        }
-        for (; k < size; k++) arranged[k] = narrow(x[k]);
+    static void arrange(const float* x, uint16_t* chunk) {
+        const __m512bh numbers = _mm512_cvtne2ps_pbh((__m512)load(x + LANES), (__m512)load(x));
+        std::memcpy(chunk, &numbers, sizeof numbers);
     }
-    static void arrange(const uint16_t* x, uint16_t* arranged, long size) { std::memcpy(arranged, x, size * 2); }
 };
 #endif
 
-// Rows of x as `dots` reads them: eight rows at a time (fewer at the end), a Chunk of each after the other, so that one
-// pointer walks over all of them. What is left of each row behind its last whole STEP stands behind that, row by row.
+inline void narrow_to(float value, float* place) { *place = value; }
+inline void narrow_to(float value, uint16_t* place) { *place = narrow(value); }
+
+// Rows of x stand together in groups of eight (the last may have fewer): a chunk of each after the other, so that one
+// pointer walks over all of them; then what is left of each behind its last whole chunk.
 constexpr long TOGETHER = 8;
 
-template <typename X>
-inline void place_row(const X* row, X* x, long m, long rows, long inputs) {
-    const long first = m / TOGETHER * TOGETHER, M = rows - first < TOGETHER ? rows - first : TOGETHER;
-    const long whole = inputs / STEP * STEP, rest = inputs - whole;
-    X* tile = x + first * inputs;
-    for (long k = 0; k < whole; k += CHUNK)
-        std::memcpy(tile + k * M + (m - first) * CHUNK, row + k, CHUNK * sizeof(X));
-    std::memcpy(tile + whole * M + (m - first) * rest, row + whole, rest * sizeof(X));
+// Row m of a group of S.
+template <typename T>
+inline void lay_out(const float* row, long m, long S, long inputs, typename Reader<T>::Arranged* group) {
+    const long whole = inputs / CHUNK * CHUNK, rest = inputs - whole;
+    for (long k = 0; k < whole; k += CHUNK) Reader<T>::arrange(row + k, group + k * S + m * CHUNK);
+    for (long k = whole; k < inputs; k++) narrow_to(row[k], group + whole * S + m * rest + k - whole);
 }
 
-// total[m] = sum_k x[m][k] w[k], for one row w of the weights and M rows of x. The row after it, which comes next, is
-// fetched meanwhile.
-template <int M, typename T, typename X>
-inline void dot(const X* x, const T* w, long inputs, float* total) {
+constexpr int TILE = LANES;  // sums at once, in registers
+constexpr long AHEAD = 12288;  // bytes: so far ahead weights are fetched, into the second-level cache
+
+// sums[w][m] += w x_m for W rows of weights, what is left behind their last whole chunk apart, and M rows of x of a group
+// of S.
+template <int W, int M, typename T, typename X>
+inline void tile(const X* x, long S, const T* w, long inputs, floats (&sums)[W][M]) {
     typedef typename Reader<T>::Chunk Chunk;
-    floats sums[M][CHAINS] = {};
-    const long whole = inputs / STEP * STEP, rest = inputs - whole;
-    const X* place = x;
-    for (long k = 0; k < whole; k += STEP, place += M * STEP) {
-        __builtin_prefetch(w + k + inputs);
-        __builtin_prefetch(w + k + inputs + CHUNK);
-        if (sizeof(T) == 4) __builtin_prefetch(w + k + inputs + LANES);
-        if (sizeof(T) == 4) __builtin_prefetch(w + k + inputs + CHUNK + LANES);
-#pragma GCC unroll 2
-        for (int c = 0; c < CHAINS; c++) {
-            const Chunk weights(w + k + c * CHUNK);
-#pragma GCC unroll 8
-            for (int m = 0; m < M; m++) add_product(sums[m][c], weights, Chunk(place + (c * M + m) * CHUNK));
+    const T* next = w + AHEAD / sizeof(T);
+    for (long k = 0; k + CHUNK <= inputs; k += CHUNK, x += S * CHUNK) {
+        Chunk chunks[M];
+#pragma GCC unroll 16
+        for (int m = 0; m < M; m++) chunks[m] = Chunk(x + m * CHUNK);
+#pragma GCC unroll 16
+        for (int r = 0; r < W; r++, next += CHUNK) {
+            __builtin_prefetch(next, 0, 2);
+            if (sizeof(T) == 4) __builtin_prefetch(next + LANES, 0, 2);
+            const Chunk weights(w + r * inputs + k);
+#pragma GCC unroll 16
+            for (int m = 0; m < M; m++) add_product(sums[r][m], weights, chunks[m]);
         }
     }
-    for (int m = 0; m < M; m++) {
-        total[m] = sum(sums[m][0] + sums[m][1]);
-        for (long i = 0; i < rest; i++) total[m] += widen(w[whole + i]) * widen(place[m * rest + i]);
+}
+
+// y[m][n] = x_m w_n for M rows x of a group, from the m-th on, and W rows of weights; y: a row is `stride` numbers long.
+template <int W, int M, typename T, typename X>
+inline void products(const X* group, long m, long S, const T* w, long inputs, float* y, long stride) {
+    const long whole = inputs / CHUNK * CHUNK, rest = inputs - whole;
+    constexpr int TWO = W > 1 ? 2 : 1;  // rows of weights at once: memory gives two streams as fast as one, but not more
+    floats sums[W * M] = {};
+    for (int r = 0; r < W; r += TWO) {
+        floats some[TWO][M] = {};
+        tile(group + m * CHUNK, S, w + r * inputs, inputs, some);
+        for (int i = 0; i < TWO * M; i++) sums[r * M + i] = some[i / M][i % M];
+    }
+    alignas(64) float totals[W * M];
+    add_up(sums, totals);
+    for (int i = 0; i < W * M; i++) {
+        const X* left = group + whole * S + (m + i % M) * rest;
+        for (long k = 0; k < rest; k++) totals[i] += widen(w[i / M * inputs + whole + k]) * widen(left[k]);
+        y[(m + i % M) * stride + i / M] = totals[i];
     }
 }
 
-// The same for any number of rows; what a row gives does not depend on the others.
+// The same for N rows of weights and M rows of the group as long as there are so many; the rows that were done.
+template <int M, typename T, typename X>
+inline long some_rows(const X* group, long m, long S, const T* w, long inputs, long N, float* y, long stride) {
+    constexpr int W = TILE / M;
+    for (; m + M <= S; m += M) {
+        long n = 0;
+        for (; n + W <= N; n += W) products<W, M>(group, m, S, w + n * inputs, inputs, y + n, stride);
+        for (; n < N; n++) products<1, M>(group, m, S, w + n * inputs, inputs, y + n, stride);
+    }
+    return m;
+}
+
+// y[m][n] = x_m w_n for a group of S rows and N rows of weights. What a row gives does not depend on the others.
 template <typename T, typename X>
-inline void dots(const X* x, const T* w, long rows, long inputs, float* total) {
+inline void multiply(const X* group, long S, const T* w, long inputs, long N, float* y, long stride) {
     long m = 0;
-    for (; m + TOGETHER <= rows; m += TOGETHER) dot<TOGETHER>(x + m * inputs, w, inputs, total + m);
-    x += m * inputs, total += m;
-    switch (rows - m) {
-        case 1: return dot<1>(x, w, inputs, total);
-        case 2: return dot<2>(x, w, inputs, total);
-        case 3: return dot<3>(x, w, inputs, total);
-        case 4: return dot<4>(x, w, inputs, total);
-        case 5: return dot<5>(x, w, inputs, total);
-        case 6: return dot<6>(x, w, inputs, total);
-        case 7: return dot<7>(x, w, inputs, total);
-    }
-}
-
-// Row m of `rows` rows, put to its place among those that `dots` reads. row: room for one.
-template <typename T, typename From>
-inline void lay_out(const From* from, long m, long rows, long inputs, typename Reader<T>::Arranged* row,
-                    typename Reader<T>::Arranged* x) {
-    Reader<T>::arrange(from, row, inputs);
-    place_row(row, x, m, rows, inputs);
+    if constexpr (TILE == 16) m = some_rows<8>(group, m, S, w, inputs, N, y, stride);
+    m = some_rows<4>(group, m, S, w, inputs, N, y, stride);
+    m = some_rows<2>(group, m, S, w, inputs, N, y, stride);
+    some_rows<1>(group, m, S, w, inputs, N, y, stride);
 }

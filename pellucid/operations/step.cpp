@@ -1,4 +1,4 @@
-// One step of a decoder for a few rows: all of its layers in one call, with the weights read once.
+// One step of a decoder: all of its layers in one call, for one row or for some hundred.
 //
 // A step is a list of operations, which Python writes once for a model; every thread goes through it, and shares the
 // work of each operation with the others. The residual stream and all activations are float32. What a row gives does
@@ -8,11 +8,13 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <thread>
 #include <vector>
 
+#include "attention.h"
 #include "linear.h"
 #include "quantised.h"
 
@@ -21,7 +23,8 @@ namespace {
 enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
 enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS };
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
-constexpr long SPAN = 256;  // keys that one task of attention reads
+constexpr long FEW = 16;     // rows, up to which threads rather do a thing twice than wait for one another
+constexpr long ROWS = 64;     // of a linear layer's output that are put away together: what was just written is slow to read
 
 // Where threads wait for one another, some hundred times a step. OpenMP's own barrier spins for as long as it takes; on a
 // machine with other work the thread that is waited for may not be running, and needs the processor that spins.
@@ -43,16 +46,34 @@ class Barrier {
     std::atomic<int> waiting_{0}, round_{0};
 };
 
-// What an operation reads of the step: R rows with their tokens and positions, the place of each in the cache (a slot is
-// block * size + offset), the blocks of its sequence, and which rows' logits are wanted.
+// What an operation reads of the step: R rows, with their tokens, positions and sequences, of which rows that follow one
+// another have the same and rising positions; the blocks of each sequence; which rows' logits are wanted, and where they go.
 struct Rows {
-    const int64_t *tokens, *positions, *slots, *tables, *wanted;
-    int64_t count, width, num_wanted;  // width: entries of a row of tables
+    const int64_t *tokens, *positions, *sequences, *tables, *wanted;
+    float* logits;
+    int64_t count, width, num_wanted;  // width: entries of a sequence's row of tables
+
+    const int64_t* table(long r) const { return tables + sequences[r] * width; }
 };
 
+// Memory that grows as it is needed, and begins where a line of the cache does.
+class Room {
+  public:
+    char* of(size_t size) {
+        bytes_.resize(size + 64);
+        return (char*)((uintptr_t(bytes_.data()) + 63) / 64 * 64);
+    }
+
+  private:
+    std::vector<char> bytes_;
+};
+
+// What the threads share.
 struct Team {
     Barrier barrier;
     int threads;
+    char* room;  // for what a linear layer reads of many rows
+    std::vector<Tile> tiles;
     void wait() { barrier.wait(threads); }
 };
 
@@ -60,7 +81,7 @@ struct Operation {
     int64_t kind, type;
     const void *weight, *bias;         // LINEAR, EMBED, NORM
     const float *from;                 // what it reads, float32, (R, inputs)
-    float *to;                         // what it writes, (R, outputs)
+    float *to;                         // what it writes, (R, outputs); null: the logits
     int64_t inputs, outputs;
     int64_t stride;                    // NORM: from the numbers of one row to those of the next
     int64_t add;                       // LINEAR, NORM: to what is there
@@ -73,8 +94,8 @@ struct Operation {
     void *keys, *values;               // the cache: keys (blocks, K, D, block), values (blocks, K, block, D)
     const float *angles;               // STORE: (R, D), cos and then sin of D / 2 angles; null: it does not turn
     const float *slopes;               // ATTEND: ALiBi's, or null
-    float *parts;                      // ATTEND: room for what its tasks find
-    int64_t spans;                     // ATTEND: room for so many of them a row
+    float *parts;                      // ATTEND: room for what the spans of few rows find
+    int64_t spans;                     // ATTEND: of the longest sequence
 };
 
 // x_r = scale * table[token_r]; with `add` x_r += table[position_r], learned positions
@@ -144,11 +165,6 @@ void norm(const Operation& op, const Rows& rows) {
     }
 }
 
-inline floats hyperbolic_tangent(floats x) {  // tanh x = 1 - 2 / (e^2x + 1)
-    const floats bounded = larger(-larger(-x, all(-15.0f)), all(-15.0f));
-    return 1 - 2 / (exponential(2 * bounded) + 1);
-}
-
 inline floats activated(floats x, long activation) {
     switch (activation) {
         case RELU: return larger(x, floats{});
@@ -183,57 +199,88 @@ const float* activate(const Operation& op, const float* x, std::vector<float>& b
     return y;
 }
 
-// y = total + bias, squeezed or added where that is asked for.
-inline void put(const Operation& op, const float* totals, long count, long n) {
-    for (long r = 0; r < count; r++) {
-        float y = op.bias ? totals[r] + ((const float*)op.bias)[n] : totals[r];
-        if (op.cap > 0) y = op.cap * std::tanh(y / op.cap);
-        float& place = op.to[r * op.outputs + n];
-        place = op.add ? place + y : y;
+// y = total + bias, squeezed or added where that is asked for, for LANES outputs.
+inline void put(const Operation& op, const float* totals, const float* bias, float* y) {
+    floats total = load(totals);
+    if (bias) total += load(bias);
+    if (op.cap > 0) total = op.cap * hyperbolic_tangent(total / op.cap);
+    store(op.add ? load(y) + total : total, y);
+}
+
+// The same for outputs n .. n + N of row r.
+inline void put(const Operation& op, const float* totals, float* to, long r, long n, long N) {
+    const float* bias = op.bias ? (const float*)op.bias + n : nullptr;
+    float* y = to + r * op.outputs + n;
+    if (N == LANES) return put(op, totals, bias, y);
+    float last_y[LANES], last_bias[LANES];  // the last outputs, where they are fewer
+    for (long i = 0; i < N; i++) last_y[i] = y[i], last_bias[i] = bias ? bias[i] : 0;
+    put(op, totals, last_bias, last_y);
+    for (long i = 0; i < N; i++) y[i] = last_y[i];
+}
+
+// y = f(x) w^T + bias, by groups of rows and LANES outputs. arrange(r, group, m, S) lays f(x_r) out in its group, whose m-th
+// row it is; multiply(group, S, n, N, y) gives the products of a group with N rows of weights from n on, y[m * LANES + i].
+// Of few rows every thread lays f(x) out for itself: that is less work than waiting for one another.
+template <typename Arrange, typename Multiply>
+void by_panels(const Operation& op, const Rows& rows, Team& team, long size, const Arrange& arrange, const Multiply& multiply) {
+    static thread_local Room own;
+    const long count = op.few ? rows.num_wanted : rows.count;
+    const bool few = count <= FEW;
+    char* room = few ? own.of(count * size) : team.room;
+    const auto place = [&](long r) {
+        const long first = r / TOGETHER * TOGETHER, S = count - first < TOGETHER ? count - first : TOGETHER;
+        arrange(r, room + first * size, r - first, S);
+    };
+    if (few)
+        for (long r = 0; r < count; r++) place(r);
+    else {
+#pragma omp for schedule(static) nowait
+        for (long r = 0; r < count; r++) place(r);
+        team.wait();
+    }
+    alignas(64) float totals[ROWS * LANES];
+#pragma omp for schedule(static) nowait
+    for (long n = 0; n < op.outputs; n += LANES) {
+        const long N = op.outputs - n < LANES ? op.outputs - n : LANES;
+        for (long begin = 0; begin < count; begin += ROWS) {
+            const long end = count - begin < ROWS ? count : begin + ROWS;
+            for (long first = begin; first < end; first += TOGETHER)
+                multiply(room + first * size, end - first < TOGETHER ? end - first : TOGETHER, n, N,
+                         totals + (first - begin) * LANES);
+            for (long r = begin; r < end; r++) put(op, totals + (r - begin) * LANES, op.to ? op.to : rows.logits, r, n, N);
+        }
     }
 }
 
-// y = f(x) w^T + bias. Every thread lays f(x) out for itself: that is less work than waiting for one another.
 template <typename T>
-void linear(const Operation& op, long count) {
+void linear(const Operation& op, const Rows& rows, Team& team) {
     typedef typename Reader<T>::Arranged X;
-    static thread_local std::vector<X> arranged;
-    static thread_local std::vector<float> active, totals;
     const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs;
-    arranged.resize((count + 1) * inputs);
-    totals.resize(count);
-    for (long r = 0; r < count; r++)
-        lay_out<T>(activate(op, op.from + r * stride, active), r, count, inputs, arranged.data() + count * inputs,
-                   arranged.data());
-    const T* weight = (const T*)op.weight;
-#pragma omp for schedule(static) nowait
-    for (long n = 0; n < op.outputs; n++) {
-        dots(arranged.data(), weight + n * inputs, count, inputs, totals.data());
-        put(op, totals.data(), count, n);
-    }
+    by_panels(
+        op, rows, team, inputs * sizeof(X),
+        [&](long r, char* group, long m, long S) {
+            static thread_local std::vector<float> active;
+            lay_out<T>(activate(op, op.from + r * stride, active), m, S, inputs, (X*)group);
+        },
+        [&](const char* group, long S, long n, long N, float* y) {
+            multiply((const X*)group, S, (const T*)op.weight + n * inputs, inputs, N, y, LANES);
+        });
 }
 
 template <typename Format>
-void linear_quantised(const Operation& op, long count) {
-    static thread_local std::vector<int8_t> bytes;
-    static thread_local std::vector<float> active, numbers, totals;
-    static thread_local std::vector<Rounded> rounded;
+void linear_quantised(const Operation& op, const Rows& rows, Team& team) {
     const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs, blocks = inputs / BLOCK;
-    bytes.resize(count * inputs);
-    numbers.resize(2 * count * blocks);
-    rounded.resize(count);
-    totals.resize(count);
-    for (long r = 0; r < count; r++) {
-        float* own = numbers.data() + 2 * r * blocks;
-        rounded[r] = {bytes.data() + r * inputs, own, own + blocks};
-        round_row(activate(op, op.from + r * stride, active), rounded[r], inputs);
-    }
-#pragma omp for schedule(static) nowait
-    for (long n = 0; n < op.outputs; n++) {
-        const uint8_t* row = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
-        quantised_dots<Format>(rounded.data(), row, count, blocks, totals.data());
-        put(op, totals.data(), count, n);
-    }
+    by_panels(
+        op, rows, team, rounded_size(inputs),
+        [&](long r, char* group, long m, long S) {
+            static thread_local std::vector<float> active;
+            round_row(activate(op, op.from + r * stride, active), m, S, Rounded(group, S, inputs), inputs);
+        },
+        [&](char* group, long S, long n, long N, float* y) {
+            const Rounded x(group, S, inputs);
+            const uint8_t* w = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
+            multiply_quantised<Format>(x, S, w, blocks, N, y, LANES);
+        });
 }
 
 // Turns a head by its row's angles (RoFormer, Su et al. 2021, eq. 34), halves apart.
@@ -256,7 +303,7 @@ void store_heads(const Operation& op, const Rows& rows) {
         float* row = op.to + r * (op.heads + 2 * op.kv_heads) * D;
         if (op.angles) turn(row + head * D, op.angles + r * D, D);
         if (head < op.heads) continue;
-        const long k = head - op.heads, block = rows.slots[r] / B, offset = rows.slots[r] % B;
+        const long k = head - op.heads, block = rows.table(r)[rows.positions[r] / B], offset = rows.positions[r] % B;
         const float *key = row + head * D, *value = key + op.kv_heads * D;
         C* keys = (C*)op.keys + (block * op.kv_heads + k) * D * B;
         C* values = (C*)op.values + (block * op.kv_heads + k) * B * D;
@@ -265,88 +312,76 @@ void store_heads(const Operation& op, const Rows& rows) {
     }
 }
 
-// For row r and key-value head k, over the keys of one span: of each of the G query heads the largest score m, the sum of
-// e^(s - m), and the sum of e^(s - m) v (online softmax, Milakov & Gimelshein 2018; spans as in Flash-Decoding, Dao
-// et al. 2023). part: G times (m, sum, D numbers).
+// What tile `tile` asks of key-value head k; `queries` and `ends` are filled for it.
 template <typename C>
-void attend_span(const Operation& op, const Rows& rows, long r, long k, long first, long last, float* part) {
-    const long D = op.dim, B = op.block, G = op.heads / op.kv_heads;
-    const float* query = op.from + r * (op.heads + 2 * op.kv_heads) * D + k * G * D;
-    const int64_t* table = rows.tables + r * rows.width;
-    const long begin = first / B * B, length = (last - begin + LANES - 1) / LANES * LANES;
-    static thread_local std::vector<float> scores;
-    scores.resize(G * length);
-    for (long t = begin; t < last; t += LANES) {  // LANES keys at once: B is a multiple of LANES
-        const C* keys = (const C*)op.keys + (table[t / B] * op.kv_heads + k) * D * B + t % B;
-        for (long g = 0; g < G; g++) {
-            floats s[2] = {};
-            long d = 0;
-            for (; d + 2 <= D; d += 2) {
-                s[0] += query[g * D + d] * load(keys + d * B);
-                s[1] += query[g * D + d + 1] * load(keys + (d + 1) * B);
-            }
-            if (d < D) s[0] += query[g * D + d] * load(keys + d * B);
-            floats score = (s[0] + s[1]) * op.scale;
-            if (op.cap > 0) score = op.cap * hyperbolic_tangent(score / op.cap);
-            for (long i = 0; i < LANES; i++) {
-                if (op.slopes) score[i] -= op.slopes[k * G + g] * float(rows.positions[r] - (t + i));
-                if (t + i < first || t + i >= last) score[i] = -INFINITY;
-            }
-            store(score, scores.data() + g * length + t - begin);
-        }
+Asked<C> ask(const Operation& op, const Rows& rows, const Tile& tile, long k) {
+    static thread_local std::vector<float> queries, slopes;
+    static thread_local std::vector<int64_t> ends;
+    const long D = op.dim, B = op.block, K = op.kv_heads, G = op.heads / K, Q = tile.rows * G;
+    queries.resize(D * Q), slopes.resize(Q), ends.resize(Q);
+    for (long q = 0; q < Q; q++) {
+        const long r = tile.first + q / G, h = k * G + q % G;
+        const float* query = op.from + (r * (op.heads + 2 * K) + h) * D;
+        for (long d = 0; d < D; d++) queries[d * Q + q] = query[d] * op.scale;
+        ends[q] = rows.positions[r] + 1;
+        slopes[q] = op.slopes ? op.slopes[h] : 0;
     }
-    for (long g = 0; g < G; g++, part += D + 2) {
-        float* s = scores.data() + g * length;
-        floats most = all(-INFINITY), total = {};
-        for (long t = 0; t < length; t += LANES) most = larger(most, load(s + t));
-        const float m = largest(most);
-        for (long t = 0; t < length; t += LANES) {
-            const floats p = exponential(load(s + t) - m);
-            store(p, s + t);
-            total += p;
+    return {(const C*)op.keys + k * D * B, (const C*)op.values + k * D * B, rows.table(tile.first), B, D, K * D * B, Q,
+            queries.data(), ends.data(), op.window, op.cap, op.slopes ? slopes.data() : nullptr};
+}
+
+// Every span of few rows is a task of its own; of many rows, a tile with all of its spans.
+template <typename C>
+void attend(const Operation& op, const Rows& rows, Team& team) {
+    const long D = op.dim, K = op.kv_heads, G = op.heads / K, size = FOUND + D, tiles = team.tiles.size();
+    const bool few = rows.count <= FEW;
+    const auto parts = [&](const Tile& tile, long k, long span) {
+        return op.parts + ((tile.first * op.heads + k * tile.rows * G) * op.spans + span * tile.rows * G) * size;
+    };
+    const auto spans = [&](const Tile& tile, const auto& each) {
+        const long from = rows.positions[tile.first] + 1, end = rows.positions[tile.first + tile.rows - 1] + 1;
+        const long start = op.window && from > op.window ? from - op.window : 0;
+        for (long span = start / SPAN; span * SPAN < end; span++)
+            each(span, span * SPAN > start ? span * SPAN : start, (span + 1) * SPAN < end ? (span + 1) * SPAN : end);
+    };
+    if (few) {
+#pragma omp for schedule(dynamic, 1) nowait
+        for (long n = 0; n < tiles * K * op.spans; n++) {
+            const Tile& tile = team.tiles[n / (K * op.spans)];
+            spans(tile, [&](long span, long first, long last) {
+                const long k = n / op.spans % K;
+                if (span == n % op.spans) attend_span(ask<C>(op, rows, tile, k), first, last, parts(tile, k, span));
+            });
         }
-        part[0] = m, part[1] = sum(total);
-        for (long d = 0; d < D; d++) part[2 + d] = 0;
-        for (long t = first; t < last; t++) {
-            const C* value = (const C*)op.values + ((table[t / B] * op.kv_heads + k) * B + t % B) * D;
-            const float p = s[t - begin];
-            long d = 0;
-            for (; d + LANES <= D; d += LANES) store(load(part + 2 + d) + p * load(value + d), part + 2 + d);
-            for (; d < D; d++) part[2 + d] += p * widen(value[d]);
+        team.wait();
+    }
+#pragma omp for schedule(dynamic, 1) nowait
+    for (long n = 0; n < tiles * K; n++) {
+        static thread_local std::vector<float> found, part;
+        const Tile& tile = team.tiles[n / K];
+        const long k = n % K, Q = tile.rows * G;
+        found.resize(Q * size), part.resize(Q * size);
+        for (long q = 0; q < Q; q++) forget(&found[q * size], D);
+        const Asked<C> asked = ask<C>(op, rows, tile, k);
+        spans(tile, [&](long span, long first, long last) {
+            const float* there = few ? parts(tile, k, span) : part.data();
+            if (!few) attend_span(asked, first, last, part.data());
+            for (long q = 0; q < Q; q++) add_found(there + q * size, &found[q * size], D);
+        });
+        for (long q = 0; q < Q; q++) {
+            float* y = op.to + ((tile.first + q / G) * op.heads + k * G + q % G) * D;
+            for (long d = 0; d < D; d++) y[d] = found[q * size + FOUND + d] / found[q * size + 1];
         }
     }
 }
 
-// softmax(q K^T * scale) V (Vaswani et al. 2017, eq. 1). Spans lie at fixed places, so that no sum depends on the batch.
-template <typename C>
-void attend(const Operation& op, const Rows& rows, Team& team) {
-    const long D = op.dim, K = op.kv_heads, G = op.heads / K, size = G * (D + 2);
-    const long tasks = rows.count * K * op.spans;
-#pragma omp for schedule(dynamic, 1) nowait
-    for (long n = 0; n < tasks; n++) {
-        const long r = n / (K * op.spans), k = n / op.spans % K, span = n % op.spans;
-        const long end = rows.positions[r] + 1, start = op.window && end > op.window ? end - op.window : 0;
-        const long first = span * SPAN > start ? span * SPAN : start, last = (span + 1) * SPAN < end ? (span + 1) * SPAN : end;
-        if (first < last) attend_span<C>(op, rows, r, k, first, last, op.parts + n * size);
-    }
-    team.wait();
-#pragma omp for schedule(static) nowait
-    for (long n = 0; n < rows.count * op.heads; n++) {
-        const long r = n / op.heads, h = n % op.heads, k = h / G;
-        const long end = rows.positions[r] + 1, start = op.window && end > op.window ? end - op.window : 0;
-        float* y = op.to + n * D;
-        float most = -INFINITY, total = 0;
-        for (long d = 0; d < D; d++) y[d] = 0;
-        for (long span = start / SPAN; span * SPAN < end; span++) {
-            const float* part = op.parts + ((r * K + k) * op.spans + span) * size + h % G * (D + 2);
-            const float m = part[0] > most ? part[0] : most;
-            const float before = std::exp(most - m), now = std::exp(part[0] - m);
-            total = total * before + part[1] * now;
-            for (long d = 0; d < D; d++) y[d] = y[d] * before + part[2 + d] * now;
-            most = m;
-        }
-        for (long d = 0; d < D; d++) y[d] /= total;
-    }
+// Tiles of `most` rows at most.
+void cut(const Rows& rows, long most, std::vector<Tile>& tiles) {
+    for (long r = 0; r < rows.count; r++)
+        if (r && rows.sequences[r] == rows.sequences[r - 1] && tiles.back().rows < most)
+            tiles.back().rows++;
+        else
+            tiles.push_back({r, 1});
 }
 
 // The rows whose logits are wanted, one after the other.
@@ -358,7 +393,6 @@ void take(const Operation& op, const Rows& rows) {
 
 void perform(const Operation& op, const Rows& rows, Team& team) {
     const bool narrow = op.type == BFLOAT16;
-    const long count = op.few ? rows.num_wanted : rows.count;
     switch (op.kind) {
         case EMBED:
             switch (op.type) {
@@ -371,10 +405,10 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
         case NORM: return norm(op, rows);
         case LINEAR:
             switch (op.type) {
-                case Q8_0_BLOCKS: return linear_quantised<Q8_0>(op, count);
-                case Q4_0_BLOCKS: return linear_quantised<Q4_0>(op, count);
-                case Q4_1_BLOCKS: return linear_quantised<Q4_1>(op, count);
-                default: return narrow ? linear<uint16_t>(op, count) : linear<float>(op, count);
+                case Q8_0_BLOCKS: return linear_quantised<Q8_0>(op, rows, team);
+                case Q4_0_BLOCKS: return linear_quantised<Q4_0>(op, rows, team);
+                case Q4_1_BLOCKS: return linear_quantised<Q4_1>(op, rows, team);
+                default: return narrow ? linear<uint16_t>(op, rows, team) : linear<float>(op, rows, team);
             }
         case STORE: return narrow ? store_heads<uint16_t>(op, rows) : store_heads<float>(op, rows);
         case ATTEND: return narrow ? attend<uint16_t>(op, rows, team) : attend<float>(op, rows, team);
@@ -387,7 +421,15 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
 extern "C" int64_t span() { return SPAN; }
 
 extern "C" void run_step(const Operation* operations, int64_t count, const Rows* rows) {
+    static thread_local Room room;
     Team team;
+    long needed = 0;
+    for (long n = 0; n < count; n++) {
+        const Operation& op = operations[n];
+        if (op.kind == LINEAR && needed < op.inputs) needed = op.inputs;
+        if (op.kind == ATTEND && team.tiles.empty()) cut(*rows, std::max(1L, QUERIES * op.kv_heads / op.heads), team.tiles);
+    }
+    team.room = room.of(rows->count > FEW ? rows->count * needed * sizeof(float) : 0);
 #pragma omp parallel
     {
 #pragma omp single

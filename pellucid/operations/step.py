@@ -1,4 +1,4 @@
-"""The native step of `step.cpp`: a list of operations, made once for a model, run for a few rows at a time."""
+"""The native step of `step.cpp`: a list of operations, made once for a model, run for the rows of a step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pellucid import native
 SOURCE = Path(__file__).with_name("step.cpp")
 FLAGS = ("-fopenmp",)  # torch's own OpenMP library serves both: one pool of threads
 LANES = 16  # a block of the cache holds a multiple of this
+FEW = 16  # rows, up to which a row's attention is shared between threads
 ACTIVATION_NUMBERS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "swiglu": 4, "geglu": 2, "geglu_tanh": 3}
 
 
@@ -39,7 +40,7 @@ class Rows(ctypes.Structure):
     """`Rows` of step.cpp: what the operations read of a step."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "slots", "tables", "wanted")),
+        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "sequences", "tables", "wanted", "logits")),
         *((name, ctypes.c_int64) for name in ("count", "width", "num_wanted")),
     ]
 

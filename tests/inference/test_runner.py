@@ -64,7 +64,7 @@ def test_pieces_on_scattered_blocks_give_the_logits_of_one_forward(name: str, na
     runner = Runner(model, 16, native=native)
     assert (runner.why_not is None) == (native and name != "sinusoidal")
     for ours, theirs in zip(run_all(runner, sequences, 1, 5), whole, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=3e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -100,6 +100,6 @@ def test_a_long_text_is_attended_to_in_spans_that_come_together_again(window: in
     whole = model(torch.tensor([tokens]))[0]
     runner = Runner(model, 48)
     [ours] = run_all(runner, [tokens], 2, 16)
-    torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, whole, rtol=1e-4, atol=3e-4)
     [alone] = run_all(Runner(model, 48), [tokens], 3, 1)
     assert runner.why_not is not None or torch.equal(ours, alone)
