@@ -56,7 +56,7 @@ def save_gguf(
     Raises `InputError` for a model or tokenizer that llama.cpp cannot express, or a path that holds something else.
     """
     path, stored = Path(path), parse_kind(kind)
-    _check_replaceable(path)
+    check_replaceable_file(path)
     config = model.config
     architecture = choose_architecture(config)
     metadata = {
@@ -129,7 +129,7 @@ def _generation_metadata(generation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable_file(path: Path) -> None:
     """`InputError` unless the path is free or holds a GGUF file."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file")

@@ -82,6 +82,12 @@ def run_source(run: Path, origin: str) -> Source:
     raise InputError(f"{run}: this run has saved no model yet; wait for its first checkpoint, or resume the run")
 
 
+def bytes_on_disk(path: Path) -> int:
+    """The size of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else list(path.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def packaged_source(name: str) -> Source:
     """The model that a package carries. The package is found, never imported."""
     packaged = PACKAGED[name]

@@ -11,12 +11,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, serve, sft, show, tokenizer
+from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, quantize, serve, sft, show, tokenizer
 from pellucid.cli.timeline import Timeline, process_age
 from pellucid.errors import PellucidError, did_you_mean
 
@@ -29,7 +28,7 @@ LOOK = "Look and use"
 app = typer.Typer(
     name="pellucid",
     help="Language models built, run and looked into, on one machine.",
-    epilog="Example: pellucid chat smollm2 -p 'What is the capital of France?' --temperature 0",
+    epilog="Example: pellucid chat smollm2 -p 'Name the capital of France.' --temperature 0",
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,6 +37,8 @@ app = typer.Typer(
 
 def show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"pellucid {version('pellucid')}")
         raise typer.Exit
 
@@ -66,6 +67,7 @@ app.command(rich_help_panel=LOOK)(generate.generate)
 app.command(rich_help_panel=LOOK)(serve.serve)
 app.command(rich_help_panel=LOOK)(show.show)
 app.command(rich_help_panel=LOOK)(convert.convert)
+app.command(rich_help_panel=LOOK)(quantize.quantize)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)
 
 

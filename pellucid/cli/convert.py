@@ -46,7 +46,7 @@ def convert(
     from pellucid.checkpoints.gguf_save import parse_kind
     from pellucid.checkpoints.load import load
     from pellucid.checkpoints.save import About, save
-    from pellucid.checkpoints.source import find_source
+    from pellucid.checkpoints.source import bytes_on_disk, find_source
     from pellucid.cli.show import size
 
     kind, found = parse_kind(type_ or "f16"), find_source(source)
@@ -63,7 +63,7 @@ def convert(
                 save(model, tokenizer, target, about=about)
     for message in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
         print(f"note: {message}")
-    before, after = bytes_in(found.path), bytes_in(target)
+    before, after = bytes_on_disk(found.path), bytes_on_disk(target)
     print(f"{source}: {size(before)} -> {target}: {size(after)}, in {time.perf_counter() - started:.1f} s")
 
 
@@ -94,9 +94,3 @@ def write_file(model: Decoder, tokenizer: Tokenizer, target: Path, kind: str, ab
             about=about,
             progress=lambda written, whole: bar.update(task, completed=written, total=whole),
         )
-
-
-def bytes_in(path: Path) -> int:
-    """The size of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else list(path.rglob("*"))
-    return sum(file.stat().st_size for file in files if file.is_file())
