@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pellucid.inference.engine import Engine, Event
     from pellucid.tokenizer.tokenizer import Tokenizer
 
-OPENED = "What is the capital of France?"  # the one that is looked into at every step
+OPENED = "Name the capital of France."  # the one that is looked into at every step
 OTHERS = (  # question, temperature, what it shows
     ("Name three fruits.", 0.0, "temperature 0 takes the most likely token: the same answer every time"),
     ("Write one sentence about the sea.", 0.9, "temperature 0.9 draws by chance, here with seed 7: others give others"),

@@ -50,7 +50,7 @@ def chat(
     Sampling is what the flags say, else the preset, else the model's own generation_config.json, else the preset
     balanced; /params shows which.
 
-    Example: pellucid chat smollm2 -p "What is the capital of France?" --temperature 0
+    Example: pellucid chat smollm2 -p "Name the capital of France." --temperature 0
     """
     from pellucid.inference.presets import resolve
 

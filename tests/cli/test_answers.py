@@ -18,7 +18,7 @@ def test_a_real_model_shows_how_it_answers(monkeypatch: pytest.MonkeyPatch, caps
     captured = capsys.readouterr()
     assert "float32, set by PELLUCID_PRECISION" in captured.err
     assert "\x1b" not in captured.out  # no colours in a log
-    assert "<|im_start|>user\nWhat is the capital of France?<|im_end|>" in captured.out
+    assert "<|im_start|>user\nName the capital of France.<|im_end|>" in captured.out
     assert re.search(r"<\|im_start\|> 1  user 4093  ⏎ 198", " ".join(captured.out.splitlines()).replace("   ", "  "))
     assert "The capital of France is Paris." in captured.out
     steps = [float(chance) for chance in re.findall(r"^  \S+ +([\d.]+)% █* +then ", captured.out, re.MULTILINE)]
