@@ -22,7 +22,7 @@ from tests.inference.tiny import ByteTokenizer, tiny_model
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small random model stands for every name."""
-    monkeypatch.setattr(running, "open_model", lambda name, dtype, timeline: (tiny_model(), ByteTokenizer()))
+    monkeypatch.setattr(running, "open_model", lambda name, dtype, timeline, quantize: (tiny_model(), ByteTokenizer()))
 
 
 def pipe(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -18,7 +18,7 @@ GREEDY = ["--temperature", "0", "--max-tokens", "5", "--ignore-eos"]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small random model stands for every name."""
-    monkeypatch.setattr(running, "open_model", lambda name, dtype, timeline: (tiny_model(), ByteTokenizer()))
+    monkeypatch.setattr(running, "open_model", lambda name, dtype, timeline, quantize: (tiny_model(), ByteTokenizer()))
 
 
 def objects(capsys: pytest.CaptureFixture[str]) -> list[dict]:

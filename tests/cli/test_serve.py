@@ -115,7 +115,7 @@ def test_the_extra_is_named_where_it_is_missing(
 
 def test_the_cache_and_its_size_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        running, "open_model", lambda name, dtype, timeline: (tiny_model("sinusoidal"), ByteTokenizer())
+        running, "open_model", lambda name, dtype, timeline, quantize: (tiny_model("sinusoidal"), ByteTokenizer())
     )
     timeline = Timeline()
     serve.open_engine("tiny", "auto", timeline, num_blocks=16)
