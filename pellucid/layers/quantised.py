@@ -1,7 +1,8 @@
 """Linear layers and embeddings whose weights are blocks of small integers, and stay so.
 
 This is PyTorch's path: the weights are widened as they are read, a part of the matrix at a time. Where the native step
-runs, it reads the blocks themselves (`operations/quantised.h`), and nothing is widened.
+runs, it reads the blocks themselves (`operations/quantised.h`), and nothing is widened; where there is none, PyTorch's
+kernel for 4 bits computes few rows in bfloat16 (`operations/packed_blocks.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.operations import packed_blocks, step
 from pellucid.operations.blocks import BLOCK, BYTES, from_blocks
+from pellucid.operations.packed_blocks import PackedBlocks
 
 PART = 1 << 18  # weights that are wide at once: they stay in the processor's cache
 
@@ -34,6 +37,7 @@ class Quantised(nn.Module):
         self.in_features = blocks.data.shape[1] // BYTES[blocks.format] * BLOCK
         self.blocks: Tensor
         self.register_buffer("blocks", blocks.data)
+        self.packed: PackedBlocks | None = None  # once it is used
 
     def widened(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix, (out_features, in_features)."""
@@ -41,9 +45,18 @@ class Quantised(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T: (..., in_features) -> (..., out_features), in the type of x."""
+        if self._packs(x):
+            self.packed = self.packed or PackedBlocks(self.blocks, self.format)
+            return self.packed(x)
         parts = self.blocks.split(max(1, PART // self.in_features))
         products = [F.linear(x, from_blocks(part, self.format, x.dtype)) for part in parts]
         return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+
+    def _packs(self, x: Tensor) -> bool:
+        """Whether PyTorch's kernel for 4 bits is the fastest for x: there is no native step, and few rows."""
+        few = x.numel() <= packed_blocks.ROWS * self.in_features
+        may = few and not x.requires_grad and packed_blocks.why_not(x.dtype, x.device) is None
+        return may and step.why_not(torch.float32) is not None
 
     def extra_repr(self) -> str:
         return f"{self.out_features}, {self.in_features}, {self.format}"
