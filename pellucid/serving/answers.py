@@ -1,6 +1,7 @@
 """What is answered: the bodies of OpenAI's API.
 
-Source: the API reference of OpenAI, "Completions", "Chat" and "Models"; /tokenize and /detokenize are as vLLM has them.
+Source: the API reference of OpenAI, "Completions", "Chat", "Embeddings" and "Models"; /tokenize and /detokenize are as
+vLLM has them.
 """
 
 from __future__ import annotations
@@ -142,6 +143,26 @@ class Model(BaseModel):
 class Models(BaseModel):
     object: Literal["list"]
     data: list[Model]
+
+
+class Embedding(BaseModel):
+    """embedding: numbers, or in base64 their 4 bytes each (float32, the lowest first)."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class Tokens(BaseModel):

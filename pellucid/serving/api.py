@@ -1,7 +1,7 @@
 """What may be asked: the bodies of OpenAI's API, and the few fields that are ours.
 
 A field that is not here is an error, never ignored. The ranges of sampling parameters are checked where they are
-used, by `SamplingParams`. Source: the API reference of OpenAI, "Completions", "Chat" and "Models".
+used, by `SamplingParams`. Source: the API reference of OpenAI, "Completions", "Chat", "Embeddings" and "Models".
 """
 
 from __future__ import annotations
@@ -51,11 +51,16 @@ class AskedSampling(Asked):
     constraint: dict[str, Any] | None = Field(
         None, description="One of json_schema, json_object, regex, choice, grammar."
     )
+    beam_width: int | None = Field(None, description="Beam search: beginnings that are kept; nothing is drawn.")
+    length_penalty: float | None = Field(None, description="Beams are in order of ln P / length ^ this.")
+    early_stopping: bool | Literal["never"] | None = None
 
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> AskedSampling:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options go with a stream only: set 'stream' to true, or leave them out")
+        if self.beam_width is not None and self.stream:
+            raise ValueError("the beams are known only at the end: ask without 'stream', or without 'beam_width'")
         return self
 
     def sampling(self) -> dict[str, Any]:
@@ -69,6 +74,7 @@ class AskedSampling(Asked):
 SAMPLING = (
     "temperature", "top_p", "n", "max_tokens", "stop", "presence_penalty", "frequency_penalty", "seed", "top_k",
     "min_p", "typical_p", "repetition_penalty", "min_tokens", "stop_token_ids", "bad_words", "ignore_eos", "constraint",
+    "beam_width", "length_penalty", "early_stopping",
 )  # fmt: skip
 
 
@@ -162,6 +168,20 @@ class ChatAsked(AskedSampling):
         if taken:
             raise ValueError(f"{', '.join(sorted(taken))} cannot be set here")
         return given
+
+
+class EmbeddingAsked(Asked):
+    """POST /v1/embeddings: the mean of the final hidden states of each text, of length 1."""
+
+    model: str | None = Field(None, description="The name of the model; the one that is served if it is left out.")
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="a text, a list of texts, a list of token ids, or a list of lists of token ids"
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(
+        None, ge=1, description="The first so many entries of each vector, which then gets length 1 again."
+    )
+    user: str | None = Field(None, description="Who asks: it changes nothing.")
 
 
 class TokenizeAsked(Asked):

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pellucid.errors import PellucidError
-from pellucid.serving import answers, api, chat, completions, connection, errors, openapi
+from pellucid.serving import answers, api, chat, completions, connection, embeddings, errors, openapi
 from pellucid.serving.errors import ApiError
 from pellucid.serving.guard import Guard
 from pellucid.serving.service import Service, Settings
@@ -36,6 +36,7 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.loop.start()
+        service.warm_up()
         try:
             yield
         finally:
@@ -67,6 +68,7 @@ def routes(service: Service) -> list[Route]:
         "/v1/models/{model}": model(service),
         "/v1/chat/completions": generation(service, api.ChatAsked, chat.complete, chat.parts),
         "/v1/completions": generation(service, api.CompletionAsked, completions.complete, completions.parts),
+        "/v1/embeddings": embedding(service),
         "/tokenize": tokenize(service),
         "/detokenize": detokenize(service),
         "/health": health(service),
@@ -94,6 +96,14 @@ def generation(
         if getattr(asked, "stream", None):
             return connection.EventStream(parts(service, asked), service.settings.timeout)
         return as_json(await connection.while_connected(request.receive, complete(service, asked)))
+
+    return endpoint
+
+
+def embedding(service: Service) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        asked = await read(service, request, api.EmbeddingAsked)
+        return as_json(await connection.while_connected(request.receive, embeddings.embed(service, asked)))
 
     return endpoint
 

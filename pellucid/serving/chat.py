@@ -26,7 +26,7 @@ from pellucid.serving.answers import (
 )
 from pellucid.serving.api import ChatAsked, Message, Tool
 from pellucid.serving.logprobs import Scored, in_chat
-from pellucid.serving.loop import Ask
+from pellucid.serving.loop import Ask, answers_of
 from pellucid.serving.service import Service, usage
 from pellucid.serving.tools import Call, ToolParser
 
@@ -51,7 +51,7 @@ async def complete(service: Service, asked: ChatAsked) -> ChatCompletion:
     params = parameters(service, asked)
     speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     pieces: list[list[Piece]] = [[] for _ in speakers]
-    with service.loop.room(params.n):
+    with service.loop.room(answers_of(params)):
         prompt = await read_prompt(service, asked)
         async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
             async for _, event in events:
@@ -72,7 +72,7 @@ async def parts(service: Service, asked: ChatAsked) -> AsyncGenerator[ChatChunk,
     speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     head = Head(service, asked)
     drawn = 0
-    with service.loop.room(params.n):
+    with service.loop.room(answers_of(params)):
         prompt = await read_prompt(service, asked)
         async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
             for index in range(params.n):

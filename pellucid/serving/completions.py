@@ -77,7 +77,7 @@ def parameters(service: Service, asked: CompletionAsked) -> SamplingParams:
 
 async def read_prompts(service: Service, given: Sequence[str | list[int]]) -> Prompts:
     """The prompts as token ids."""
-    prompts = await service.in_text_thread(lambda: [_ids(service.tokenizer, one) for one in given])
+    prompts = await service.in_text_thread(lambda: [service.prompt_ids(one) for one in given])
     for number, ids in enumerate(prompts, 1):
         service.check_prompt(ids, f"prompt {number}" if len(prompts) > 1 else "the prompt")
     return Prompts(prompts, [int(service.tokenizer.adds_bos and isinstance(one, str)) for one in given])
@@ -92,12 +92,6 @@ def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[s
     items: Sequence[str | int | list[int]] = prompt
     tokens = [one for one in items if isinstance(one, int)]
     return [tokens] if tokens else [one for one in items if not isinstance(one, int)]
-
-
-def _ids(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
-    from pellucid.inference.generate import prompt_ids
-
-    return prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else prompt
 
 
 class Written(NamedTuple):

@@ -10,31 +10,37 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pellucid.errors import InputError, PellucidError
 from pellucid.serving.errors import full, stopped, timed_out
 
 if TYPE_CHECKING:
     from pellucid.inference.engine import Engine, Event
+    from pellucid.inference.events import Asked
     from pellucid.inference.params import SamplingParams
     from pellucid.serving.metrics import Metrics
+
+T = TypeVar("T")
 
 log = logging.getLogger("pellucid.serving")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt, as token ids, and how its answers are to be drawn. in_chat: see `Engine.add`."""
+    """A prompt, as token ids, and how its answers are to be drawn. in_chat: see `Engine.add`. ready: the two halves of
+    that are done apart, and this is what the first one gave."""
 
     prompt: Sequence[int]
     params: SamplingParams
     in_chat: bool = False
+    ready: Asked | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +62,14 @@ class Pending:
 Item = tuple[int, "Event"] | PellucidError | None
 
 
+@dataclass(eq=False, slots=True)
+class Job:
+    """Other work on the model, which goes on by a piece at each `next`; `done` gets what it returns."""
+
+    work: Generator[None, None, Any]
+    done: asyncio.Future[Any]
+
+
 class EngineLoop:
     """Everything that is under way on one engine.
 
@@ -70,6 +84,7 @@ class EngineLoop:
         self._engine, self._metrics = engine, metrics
         self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._pending: dict[int, Pending] = {}  # by the engine's id; the engine thread's
+        self._jobs: deque[Job] = deque()  # the engine thread's
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -120,7 +135,10 @@ class EngineLoop:
         Raises the engine's `InputError` for a prompt that it cannot answer; the iterator raises `ApiError` (408) when
         the time is over, and `PellucidError` when the engine fails.
         """
-        pending = Pending(asks, asyncio.Queue(), time.perf_counter())
+        started = time.perf_counter()
+        if any(one.params.constraint is not None or one.params.bad_words for one in asks):
+            asks = await asyncio.to_thread(self._ready, asks)
+        pending = Pending(asks, asyncio.Queue(), started)
         timer = self._home.call_later(self.timeout, pending.inbox.put_nowait, timed_out(self.timeout))
         self._commands.put(partial(self._add, pending))
         try:
@@ -132,12 +150,36 @@ class EngineLoop:
             timer.cancel()
             self._commands.put(partial(self._drop, pending))
 
+    def _ready(self, asks: Sequence[Ask]) -> list[Ask]:
+        """Constraints understood, in a thread of the request's own: they may take as long as many steps."""
+        try:
+            return [replace(one, ready=self._prepare(one)) for one in asks]
+        except Exception as error:  # noqa: BLE001 (as at the edge of the engine's thread)
+            raise said(error) from None
+
+    def _prepare(self, ask: Ask) -> Asked:
+        return self._engine.prepare(ask.prompt, ask.params, in_chat=ask.in_chat)
+
+    async def compute(self, work: Generator[None, None, T]) -> T:
+        """What `work` returns, a piece of which is done between every two steps of the engine.
+
+        It is given up when this is cancelled. Raises `ApiError` (408) when the time is over.
+        """
+        job = Job(work, self._home.create_future())
+        self._commands.put(partial(self._jobs.append, job))
+        try:
+            result: T = await asyncio.wait_for(job.done, self.timeout)
+        except asyncio.TimeoutError:
+            raise timed_out(self.timeout) from None
+        return result
+
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
         try:
             while self._take_commands():
                 self._step()
+                self._work()
         finally:
             self._end_all(stopped())
 
@@ -151,7 +193,7 @@ class EngineLoop:
 
     def _waiting_commands(self) -> Iterator[Callable[[], None] | None]:
         """All that have come; where there is nothing to compute, the first is waited for."""
-        if not self._engine.busy:
+        if not self._engine.busy and not self._jobs:
             yield self._commands.get()
         try:
             while True:
@@ -162,7 +204,7 @@ class EngineLoop:
     def _add(self, pending: Pending) -> None:
         try:
             for number, one in enumerate(pending.asks):
-                key = self._engine.add(one.prompt, one.params, in_chat=one.in_chat)
+                key = self._engine.queue(one.ready or self._prepare(one))
                 self._pending[key] = pending
                 pending.ids[key], pending.left[key] = number, one.params.n
                 self._metrics.asked(len(one.prompt))
@@ -193,6 +235,31 @@ class EngineLoop:
         now = time.perf_counter()
         self._hand_over([found for event in events if (found := self._of(event, now)) is not None])
 
+    def _work(self) -> None:
+        """A piece of the job that has waited longest for one."""
+        if not self._jobs:
+            return
+        job = self._jobs.popleft()
+        if job.done.cancelled():
+            job.work.close()
+            return
+        try:
+            next(job.work)
+        except StopIteration as end:
+            self._end(job, partial(job.done.set_result, end.value))
+        except Exception as error:  # noqa: BLE001 (the edge of the thread, as in `_step`)
+            self._end(job, partial(job.done.set_exception, said(error)))
+        else:
+            self._jobs.append(job)
+
+    def _end(self, job: Job, end: Callable[[], None]) -> None:
+        def unless_it_has() -> None:
+            if not job.done.done():
+                end()
+
+        if not self._home.is_closed():
+            self._home.call_soon_threadsafe(unless_it_has)
+
     def _of(self, event: Event, now: float) -> tuple[Pending, Item] | None:
         """Whose event it is. None: it has been aborted."""
         pending = self._pending.get(event.id)
@@ -215,6 +282,9 @@ class EngineLoop:
         for pending in ended:
             self._drop(pending)
         self._hand_over([(pending, error) for pending in ended])
+        while self._jobs:
+            job = self._jobs.popleft()
+            self._end(job, partial(job.done.set_exception, error))
 
     def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
         if items and not self._home.is_closed():
@@ -222,8 +292,8 @@ class EngineLoop:
 
 
 def answers_of(params: SamplingParams) -> int:
-    """How many answers are drawn for one prompt."""
-    return params.n if params.best_of is None else params.best_of
+    """How many answers to one prompt are under way at once."""
+    return max(params.n, params.best_of or 0, params.beam_width or 0)
 
 
 def said(error: Exception) -> PellucidError:

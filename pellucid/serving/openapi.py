@@ -43,6 +43,7 @@ OPERATIONS = (
         answers.Completion,
         answers.Completion,
     ),
+    Operation("post", "/v1/embeddings", "Texts as vectors.", api.EmbeddingAsked, answers.Embeddings),
     Operation("post", "/tokenize", "The token ids of a text or a conversation.", api.TokenizeAsked, answers.Tokens),
     Operation("post", "/detokenize", "The text of token ids.", api.DetokenizeAsked, answers.Text),
     Operation("get", "/health", "Whether the server can answer.", None, answers.Health),

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pellucid.errors import did_you_mean
+from pellucid.errors import InputError, did_you_mean
 from pellucid.inference.presets import Resolved, resolve
 from pellucid.serving.answers import Usage
 from pellucid.serving.errors import ApiError
@@ -47,7 +48,7 @@ class Service:
     """One model, served."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.settings = settings
+        self.settings, self.engine = settings, engine
         self.tokenizer = engine.tokenizer
         self.max_length = engine.max_length
         self.metrics = Metrics(lambda: self.loop.stats)
@@ -56,9 +57,25 @@ class Service:
         # Templates and tokenization take their time with long texts; one thread keeps them off the event loop.
         self._texts = ThreadPoolExecutor(1, "texts")
 
+    def warm_up(self) -> None:
+        """Understand a first constraint, in a thread of its own, so that no client waits for what is done but once."""
+        from pellucid.inference.params import Constraint, SamplingParams
+
+        def understand() -> None:
+            with suppress(InputError):  # the library is not there, or the model has no end token
+                self.engine.prepare([0], SamplingParams(max_tokens=1, constraint=Constraint(json_object=True)))
+
+        asyncio.get_running_loop().run_in_executor(None, understand)
+
     async def in_text_thread(self, work: Callable[[], T]) -> T:
         """The result of `work`, while others are served."""
         return await asyncio.get_running_loop().run_in_executor(self._texts, work)
+
+    def prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        """A prompt's token ids: those that were given, or those of its text, with the BOS that the tokenizer adds."""
+        from pellucid.inference.generate import prompt_ids
+
+        return prompt_ids(self.tokenizer, prompt) if isinstance(prompt, str) else prompt
 
     async def stop(self) -> None:
         """End both threads."""

@@ -66,7 +66,13 @@ class Scripted:
     def stats(self) -> dict[str, float]:
         return {"running": len(self._under_way), "waiting": 0, "blocks_used": len(self._under_way)}
 
-    def add(self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False) -> int:
+    def prepare(
+        self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False
+    ) -> tuple[Sequence[int], SamplingParams]:
+        return prompt, params
+
+    def queue(self, asked: tuple[Sequence[int], SamplingParams]) -> int:
+        prompt, params = asked
         if len(prompt) >= self.max_length:
             raise InputError(f"the prompt has {len(prompt)} tokens and the context holds {self.max_length}")
         params.check_vocabulary(self.vocab_size)

@@ -155,7 +155,9 @@ def test_extremes_that_are_answered(live: Live) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
+)
 def test_bodies_that_are_none(live: Live, path: str, body: bytes, said: str) -> None:
     reply = live.ask("POST", path, body)
     assert reply.status == 400
@@ -192,7 +194,7 @@ def test_places_that_are_not_there(live: Live) -> None:
     for method, path, status in (
         ("GET", "/", 404),
         ("GET", "/v1/chat/completions", 405),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/images", 404),
         ("GET", "/v1/models/nobody", 404),
         ("GET", "/v1/models/a/b", 404),
         ("GET", "/../../etc/passwd", 404),
@@ -227,17 +229,25 @@ VALUES = st.recursive(
 def fields_of(path: str) -> list[str]:
     from pellucid.serving import api
 
-    asked = {"/v1/completions": api.CompletionAsked, "/v1/chat/completions": api.ChatAsked}[path]
+    asked = {
+        "/v1/completions": api.CompletionAsked,
+        "/v1/chat/completions": api.ChatAsked,
+        "/v1/embeddings": api.EmbeddingAsked,
+    }[path]
     return sorted(asked.model_fields)
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_value_in_any_field(live: Live, path: str, data: st.DataObject) -> None:
-    base: dict[str, Any] = {"prompt": "a"} if path == "/v1/completions" else {"messages": MESSAGES}
+    base: dict[str, Any] = {
+        "/v1/completions": {"prompt": "a", "max_tokens": 2},
+        "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 2},
+        "/v1/embeddings": {"input": "a"},
+    }[path]
     names = st.sampled_from(fields_of(path))
-    body = {**base, "max_tokens": 2, **data.draw(st.dictionaries(names, VALUES, min_size=1, max_size=3))}
+    body = {**base, **data.draw(st.dictionaries(names, VALUES, min_size=1, max_size=3))}
     reply = live.ask("POST", path, body)
     assert reply.status in (200, 400, 404), (body, reply.body)
     if reply.status != 200:

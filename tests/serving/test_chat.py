@@ -159,9 +159,9 @@ def test_response_formats_become_constraints() -> None:
     seen: list[Any] = []
 
     class Seen(Scripted):
-        def add(self, prompt: Any, params: Any, *, in_chat: bool = False) -> int:
-            seen.append(params.constraint)
-            return super().add(prompt, params)
+        def queue(self, asked: Any) -> int:
+            seen.append(asked[1].constraint)
+            return super().queue(asked)
 
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     with serving(Seen(json.dumps({"a": 1}))) as live:

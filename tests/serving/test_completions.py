@@ -136,3 +136,25 @@ def test_tokens_and_back(live: Live) -> None:
     turns = [{"role": "user", "content": "hi"}]
     chat = live.ask("POST", "/tokenize", {"messages": turns}).json["tokens"]
     assert chat == chat_tokenizer().apply_chat_template(turns, add_generation_prompt=True).ids
+
+
+def test_beams_are_those_of_the_engine(live: Live) -> None:
+    asked = {"max_tokens": 6, "beam_width": 4, "n": 3, "length_penalty": 0.5, "early_stopping": "never"}
+    choices = live.complete("the one", **asked, logprobs=0).json["choices"]
+    engine = tiny_engine()
+    engine.add(chat_tokenizer().encode("the one"), SamplingParams(**asked))
+    events = []
+    while engine.busy:
+        events += engine.step()
+    for index in range(3):
+        assert choices[index]["text"] == "".join(event.text for event in events if event.index == index)
+    sums = [sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["tokens"]) ** 0.5 for choice in choices]
+    assert sums == sorted(sums, reverse=True)
+    for fields, said in (
+        ({"stream": True}, "known only at the end"),
+        ({"n": 5}, "n = 5 is more than beam_width = 4"),
+        ({"stop": ["x"]}, "without stop"),
+        ({"beam_width": 9}, "the engine runs 8 at once"),
+    ):
+        reply = live.complete("on", **{**asked, **fields})
+        assert reply.status == 400 and said in reply.error
