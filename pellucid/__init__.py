@@ -8,7 +8,6 @@ Importing it is instant: what needs PyTorch is imported when it is first asked f
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError, PellucidError
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from pellucid.inference.params import SamplingParams
 
 __all__ = ["LLM", "InputError", "PellucidError", "SamplingParams", "__version__", "load"]
-__version__ = version("pellucid")
-
 
 HOMES = {
     "load": "pellucid.checkpoints.load",
@@ -31,6 +28,10 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     """PEP 562: imports what is heavy at first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pellucid")
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

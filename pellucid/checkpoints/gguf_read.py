@@ -87,7 +87,24 @@ class _Cursor:
             raise InputError(f"{self.path}: {what} is an array of the value type {kind}; scalars and strings are read")
         if count * 8 > self.end - self.position:  # each string has a length of 8 bytes
             raise InputError(f"{self.path}: {what} claims {count} strings, more than the rest of the file can hold")
-        return [self.string(what) for _ in range(count)]
+        return self.strings(count, what)
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """`string`, so many times: vocabularies have a hundred thousand of them."""
+        found, sized = [], struct.Struct("<Q")
+        for _ in range(count):
+            if (start := self.position + sized.size) > self.end:
+                break
+            stop = start + sized.unpack_from(self.data, self.position)[0]
+            try:
+                text = str(self.data[start:stop], "utf-8") if stop <= self.end else None
+            except UnicodeDecodeError:
+                text = None
+            if text is None:
+                break
+            found.append(text)
+            self.position = stop
+        return found + [self.string(what) for _ in range(count - len(found))]  # the first of them says what is wrong
 
 
 class GGUF:

@@ -135,7 +135,7 @@ def examine_kernels() -> dict[str, Any]:
 
 
 def examine_step() -> dict[str, Any]:
-    """For which weights there is a native step, how it was compiled, with how many threads it runs; or why there is none.
+    """For which weights there is a native step, how it was compiled and how it runs; or why there is none.
 
     weights: types of numbers, and GGUF's names of blocks of integers. instructions: those that it was compiled for.
     """

@@ -6,6 +6,9 @@ characters from U+0100 on (so the space is "Ġ" and the newline "Ċ").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 from pellucid.errors import InputError
 
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -27,3 +30,13 @@ def from_alphabet(token: str) -> bytes:
         return bytes(map(BYTE_OF.__getitem__, token))
     except KeyError as error:
         raise InputError(f"the token {token!r} holds {error.args[0]!r}, which stands for no byte") from None
+
+
+def all_from_alphabet(tokens: Sequence[str]) -> list[bytes]:
+    """`from_alphabet` of each, in one go: a vocabulary has a hundred thousand."""
+    try:
+        whole = from_alphabet("".join(tokens))  # a byte a character
+    except InputError:
+        return [from_alphabet(token) for token in tokens]  # the error names the token
+    borders = accumulate(map(len, tokens), initial=0)
+    return [whole[start:stop] for start, stop in pairwise(borders)]

@@ -20,7 +20,7 @@ import regex
 
 from pellucid.errors import InputError
 from pellucid.tokenizer.added import AddedToken, AddedTokens
-from pellucid.tokenizer.alphabet import ALPHABET, from_alphabet
+from pellucid.tokenizer.alphabet import ALPHABET, all_from_alphabet
 from pellucid.tokenizer.bpe import BytePairEncoder
 from pellucid.tokenizer.patterns import PATTERNS
 
@@ -198,7 +198,8 @@ def byte_vocabulary(definition: Definition) -> dict[bytes, int] | None:
     lacking = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel" or any(model.get(part) for part in lacking):
         return None
-    return {from_alphabet(token): number for token, number in model["vocab"].items() if ALPHABET.issuperset(token)}
+    tokens = [token for token in model["vocab"] if ALPHABET.issuperset(token)]
+    return dict(zip(all_from_alphabet(tokens), map(model["vocab"].__getitem__, tokens), strict=True))
 
 
 def byte_merges(
@@ -208,8 +209,9 @@ def byte_merges(
     if merges is None:
         return None
     spelt = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
-    pairs = ((from_alphabet(left), from_alphabet(right)) for left, right in spelt)
-    return [(left, right) for left, right in pairs if left + right in vocab]
+    left, right = ([*halves] for halves in zip(*spelt, strict=True)) if merges else ([], [])
+    pairs = zip(all_from_alphabet(left), all_from_alphabet(right), strict=True)
+    return [pair for pair in pairs if pair[0] + pair[1] in vocab]
 
 
 def split_patterns(pre_tokenizer: dict[str, Any] | None) -> list[str] | None:

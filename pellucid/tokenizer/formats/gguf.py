@@ -72,13 +72,13 @@ def read_pieces(metadata: Mapping[str, Any]) -> list[Piece]:
     kinds = key_of(metadata, "token_type", None) or [Kind.NORMAL] * len(tokens)
     if not len(tokens) == len(scores) == len(kinds) > 0:
         raise InputError(f"the file's vocabulary has {len(tokens)} tokens, {len(scores)} scores and {len(kinds)} types")
-    known = set(Kind)
+    known = {int(kind): kind for kind in Kind}
     wrong = next((kind for kind in kinds if kind not in known), None)
     if wrong is not None:
         raise InputError(f"the file's vocabulary has a token of type {wrong!r}; types run from 1 to 6")
     if len(set(tokens)) < len(tokens):
         raise InputError("the file's vocabulary holds a token twice: its ids cannot be told apart")
-    return [Piece(text, score, Kind(kind)) for text, score, kind in zip(tokens, scores, kinds, strict=True)]
+    return [Piece(text, score, known[kind]) for text, score, kind in zip(tokens, scores, kinds, strict=True)]
 
 
 def role_id(metadata: Mapping[str, Any], key: str, pieces: Sequence[Piece]) -> int | None:
@@ -200,7 +200,7 @@ def merging(metadata: Mapping[str, Any], pieces: Sequence[Piece]) -> dict[str, A
         left, right = line[:border], line[border + 1 :]
         if border < 0 or not right:
             raise InputError(f"merge {number} of the file's vocabulary is {line!r}: expected two tokens and a space")
-        if {left, right, left + right} <= vocab.keys():
+        if left in vocab and right in vocab and left + right in vocab:
             merges.append((left, right))
     return {
         "type": "BPE",
