@@ -40,7 +40,6 @@ from pellucid.inference.sequence import Sequence
 from pellucid.inference.speculation import Speculation
 from pellucid.inference.step import Chunk
 from pellucid.models.decoder import Decoder
-from pellucid.operations.kernels import MOST_ROWS
 
 if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
@@ -79,7 +78,6 @@ class Engine:
         context, vocab_size = model.config.max_positions, drawable(model, tokenizer)
         if deterministic:
             check_deterministic(model, native)
-            max_sequences, max_tokens_per_step = (min(MOST_ROWS, one) for one in (max_sequences, max_tokens_per_step))
         if draft is not None:
             check_same_vocabulary(tokenizer, draft[1])
         self.size_of_cache = "asked for"  # where its number of blocks comes from
@@ -122,7 +120,7 @@ class Engine:
         """The numbers of this moment, and what was counted since the start."""
         counted = {"steps": self.steps, "tokens_read": self.tokens_read, "tokens_drawn": self.tokens_drawn}
         guessed = {} if self.speculation is None else self.speculation.stats()
-        return asdict(self.scheduler.stats()) | counted | guessed
+        return asdict(self.scheduler.stats()) | self.scheduler.use.stats() | counted | guessed
 
     def add(self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False) -> int:
         """Queue a request for `params.n` answers to a prompt of token ids; its id, which its events have.

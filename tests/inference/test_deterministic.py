@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import pellucid
 from pellucid.errors import InputError
 from pellucid.inference.engine import Engine, Event
 from pellucid.inference.native_step import why_not_native
@@ -18,6 +19,9 @@ from pellucid.models.decoder import Decoder
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.inference.tiny import ByteTokenizer, tiny_model
 
+TEXT = (
+    "Once upon a time, in a village far from any road, there lived an old clockmaker who had never once been late. " * 2
+)
 SCORED = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=3, prompt_logprobs=0)
 PLAIN = SCORED.with_({"prompt_logprobs": None})  # its prompt may come from the prefix cache
 
@@ -70,7 +74,8 @@ def test_in_a_batch_and_in_any_pieces_as_alone(model: Decoder) -> None:
         {},
         {"max_tokens_per_step": 1, "max_sequences": 1},
         {"max_tokens_per_step": 3, "max_sequences": 3},
-        {"max_tokens_per_step": 13, "max_sequences": 8},
+        {"max_tokens_per_step": 17, "max_sequences": 8},
+        {"max_tokens_per_step": 70, "max_sequences": 5},
     ):
         assert [scores(events) for events in run(engine(model, **options), asked)] == alone, options
 
@@ -89,6 +94,26 @@ def test_after_preemption_as_without(model: Decoder) -> None:
     one = engine(model, num_blocks=7)
     assert [scores(events) for events in run(one, asked)] == alone
     assert one.stats()["preemptions"] > 0
+
+
+@pytest.mark.parametrize(
+    "how", [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantize": "stored"}]
+)
+def test_a_real_model_in_a_batch_as_alone(how: dict[str, str]) -> None:
+    model, tokenizer = pellucid.load("smollm2", **how)
+    if reason := why_not_native(model):
+        pytest.skip(f"no native step here: {reason}")
+    asked = [
+        (tokenizer.encode(text), PLAIN.with_({"max_tokens": 3}))
+        for text in ("The capital of France is", "1, 2, 3,", "def fibonacci(n):", TEXT)
+    ]
+    alone, pieces, together = (
+        Engine(model, tokenizer, num_blocks=32, deterministic=True, max_tokens_per_step=budget, max_sequences=4)
+        for budget in (512, 7, 512)
+    )
+    expected = [scores(run(alone, [each])[0]) for each in asked]
+    assert [scores(events) for events in run(together, asked)] == expected
+    assert [scores(events) for events in run(pieces, asked)] == expected
 
 
 def test_where_it_cannot_be_kept_it_is_refused() -> None:
