@@ -11,6 +11,8 @@ import typer
 
 Result = TypeVar("Result")
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 
 def _flag(kind: Any, about: str, **options: Any) -> Any:
     return Annotated[kind, typer.Option(help=about, rich_help_panel="Sampling", **options)]
@@ -28,7 +30,7 @@ FLAGS: dict[str, Any] = {  # in the order of --help
     "frequency_penalty": _flag(float | None, "Taken off tokens of the answer for each time."),
     "stop": _flag(list[str] | None, "End the answer before this text; may be given again."),
     "ignore_eos": Annotated[
-        bool,
+        bool | None,
         typer.Option("--ignore-eos", help="Go on past the end of the text.", rich_help_panel="Sampling"),
     ],
     "seed": _flag(int | None, "The same seed gives the same answer."),
@@ -47,30 +49,19 @@ NOTHING = Sampling({}, None)
 
 def sampling_flags(*without: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """For a command with a parameter `sampling: Sampling`: in its place stand the flags, but those `without`."""
+    kinds = {name: kind for name, kind in FLAGS.items() if name not in without}
+    flags = [inspect.Parameter(name, KEYWORD, default=None, annotation=kind) for name, kind in kinds.items()]
 
     def with_flags(command: Callable[..., Result]) -> Callable[..., Result]:
         @wraps(command)
         def called(**given: Any) -> Result:
-            values = {name: given.pop(name) for name in FLAGS if name not in without}
-            preset = values.pop("preset")
-            asked = {name: value for name, value in values.items() if not (value is False or value == [])}
-            return command(**given, sampling=Sampling(asked, preset))
+            values = {name: value for name in kinds if (value := given.pop(name)) is not None}
+            preset = values.pop("preset", None)
+            return command(**given, sampling=Sampling(values, preset))
 
         parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            if parameter.name != "sampling":
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-                continue
-            parameters += (
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=False if name == "ignore_eos" else None,
-                    annotation=kind,
-                )
-                for name, kind in FLAGS.items()
-                if name not in without
-            )
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += flags if own.name == "sampling" else [own.replace(kind=KEYWORD)]
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return called
 
