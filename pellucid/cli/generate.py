@@ -72,7 +72,7 @@ def generate(
     for one in asked:  # what is asked wrongly is said before the model is loaded
         resolved(one, sampling, {})
     timeline: Timeline = context.obj
-    alone = {"max_sequences": 1} if len(asked) == 1 else {}
+    alone: dict[str, Any] = {"max_sequences": 1} if len(asked) == 1 else {}
     engine = running.open_engine(model, dtype, timeline, quantize=quantize, deterministic=deterministic, **alone)
     how = [resolved(one, sampling, engine.model.generation_config) for one in asked]
     if len(asked) == 1 and not as_json and how[0].params.logprobs is None:
