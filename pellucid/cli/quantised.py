@@ -32,8 +32,8 @@ def print_report(report: Report) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"KL(original || quantised) in nats, perplexity and agreement: {d.tokens:,} tokens of {report.text}, computed in "
-        f"{report.precision}. Memory and speed: as each runs here by default, on {read_processor()[0]}.",
+        f"KL(original || quantised) in nats, perplexity and agreement: {d.tokens:,} tokens of {report.text}, computed "
+        f"in {report.precision}. Memory and speed: as each runs here by default, on {read_processor()[0]}.",
         highlight=False,
         markup=False,
     )
