@@ -14,6 +14,7 @@ from pellucid.checkpoints.gguf_models import read_gguf
 from pellucid.checkpoints.source import find_source
 from pellucid.errors import InputError, PellucidError
 from pellucid.models.decoder import Decoder
+from pellucid.operations.step import why_not
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 
@@ -52,9 +53,10 @@ def load(
 
 
 def to_run(quantize: str | None, dtype: str) -> str | None:
-    """`load`'s quantize for a model that will only be run: matrices that lie in blocks of integers stay so, unless
-    another form or a type is asked for."""
-    return STORED if quantize is None and dtype == "auto" else quantize
+    """`load`'s quantize for a model that will only be run, on the CPU: matrices that lie in blocks of integers stay so,
+    unless another form or a type is asked for, or there is no native step to read them (PyTorch would widen them anew
+    in every step)."""
+    return STORED if quantize is None and dtype == "auto" and why_not(torch.float32) is None else quantize
 
 
 def named_stops(generation_config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid.checkpoints import gguf_write
+from pellucid.checkpoints import load as load_module
 from pellucid.checkpoints.gguf_read import GGUF
 from pellucid.checkpoints.gguf_save import save_gguf
 from pellucid.checkpoints.load import load, to_run
@@ -131,10 +132,15 @@ def test_what_is_asked_wrongly_is_said() -> None:
         load("smollm2", quantize="int44")
 
 
-def test_a_model_that_is_run_keeps_its_blocks_unless_something_else_is_asked_for() -> None:
+def test_a_model_that_is_run_keeps_its_blocks_unless_something_else_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load_module, "why_not", lambda dtype: None)
     assert to_run(None, "auto") == "stored"
     assert to_run(None, "float32") is None
     assert to_run("int8", "auto") == to_run("int8", "bfloat16") == "int8"
+    monkeypatch.setattr(load_module, "why_not", lambda dtype: "there is no compiler")
+    assert to_run(None, "auto") is None and to_run("int4", "auto") == "int4"
 
 
 def test_a_real_model_takes_the_bytes_of_its_file(smollm2: tuple[Decoder, object]) -> None:
