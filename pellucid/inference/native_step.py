@@ -34,6 +34,8 @@ def why_not_native(model: Decoder) -> str | None:
         return "its positions are sinusoidal, or stretch with the text"
     if (reason := why_not(model.dtype)) is not None:
         return reason
+    if model.dtype == torch.bfloat16 and c.head_dim % 2:
+        return f"its heads have an odd size, {c.head_dim}"
     if any(len({type_of(part) for part in parts}) > 1 for parts in read_together(model)):
         return "query, key and value, or gate and up, lie in different formats"
     return None

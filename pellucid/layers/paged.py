@@ -6,9 +6,11 @@ B tokens a block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +18,14 @@ from pellucid.layers.cache import seen_tokens
 from pellucid.layers.visibility import visibility
 from pellucid.operations.attention import Mask, attention
 
+ALIGNED = 64  # bytes: a line of the processor's cache
+
 
 class PagedCache:
     """Keys and values of every layer, in `num_blocks` blocks. windows: each layer's window or None.
 
-    A key's entries lie apart, each beside the same entry of the block's other keys: (blocks, K, D, B), so that the
-    scores of neighbours are computed together; values are (blocks, K, B, D).
+    Numbers that are multiplied together lie side by side, P = 2 of bfloat16 and 1 of others. Keys are (blocks, K, D / P,
+    B, P), so that the scores of a block's keys are computed together; values are (blocks, K, B / P, D, P).
     """
 
     def __init__(
@@ -35,9 +39,10 @@ class PagedCache:
         device: torch.device,
     ):
         self.num_blocks, self.block_size, self.windows = num_blocks, block_size, tuple(windows)
+        self.beside = P = 2 if dtype == torch.bfloat16 and head_dim % 2 == block_size % 2 == 0 else 1
         shape = (len(self.windows), num_blocks, num_kv_heads)
-        self.keys = torch.zeros(*shape, head_dim, block_size, dtype=dtype, device=device)
-        self.values = torch.zeros(*shape, block_size, head_dim, dtype=dtype, device=device)
+        self.keys = zeros((*shape, head_dim // P, block_size, P), dtype, device)
+        self.values = zeros((*shape, block_size // P, head_dim, P), dtype, device)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """What stands in the first block of each pair, into the second."""
@@ -48,18 +53,28 @@ class PagedCache:
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """key, value: (N, K, D), of the tokens at `slots` (N,): block * B + place in the block."""
-        block, place = slots // self.block_size, slots % self.block_size
-        self.keys[layer][block, :, :, place] = key
-        self.values[layer][block, :, place] = value
+        block, place, P = slots // self.block_size, slots % self.block_size, self.beside
+        self.keys[layer][block, :, :, place] = key.unflatten(-1, (-1, P))
+        self.values[layer][block, :, place // P, :, place % P] = value
 
     def read(self, layer: int, table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """The keys and values (1, K, length, D) of the first `length` tokens in the blocks of `table`."""
-        keys = self.keys[layer][table].permute(1, 0, 3, 2).flatten(1, 2)  # (K, blocks * B, D)
-        values = self.values[layer][table].transpose(0, 1).flatten(1, 2)
+        keys = self.keys[layer][table].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)  # (K, blocks * B, D)
+        values = self.values[layer][table].permute(1, 0, 2, 4, 3).flatten(1, 3)
         return keys[None, :, :length], values[None, :, :length]
 
     def num_bytes(self) -> int:
         return 2 * self.keys.numel() * self.keys.element_size()
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of zeros. In main memory its pages are taken as they are first written to: gigabytes cost no time."""
+    if device.type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    pages = torch.from_numpy(np.zeros(size + ALIGNED, np.uint8))  # `torch.zeros` writes to all of them
+    start = -pages.data_ptr() % ALIGNED
+    return pages[start : start + size].view(dtype).view(*shape)
 
 
 @dataclass(frozen=True, slots=True)

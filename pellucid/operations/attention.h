@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "vectors.h"
+#include "linear.h"
 
 constexpr long SPAN = 256;   // keys
 constexpr long QUERIES = 12; // of a tile at most, where G does not ask for more
@@ -40,21 +40,70 @@ struct Tile {
     long first, rows;
 };
 
+// How many numbers of the cache stand side by side that are multiplied together: two of bfloat16, one of float32.
+template <typename C>
+constexpr long BESIDE = sizeof(C) == 2 ? 2 : 1;
+
+// What a number of the cache is multiplied with, and the sum of such products for LANES keys or LANES entries of a value.
+// Of bfloat16 it is a pair, and so is what is broadcast.
+template <typename C>
+struct Factor {
+    typedef float Own;
+    static float of(float first, float) { return first; }
+    static void of(floats numbers, float* to) { store(numbers, to); }
+};
+
+#ifdef __AVX512BF16__
+template <>
+struct Factor<uint16_t> {
+    typedef uint32_t Own;
+    static uint32_t of(float first, float second) { return uint32_t(narrow(second)) << 16 | narrow(first); }
+    static void of(floats numbers, Own* to) {  // of each two neighbours
+        const __m256bh narrowed = _mm512_cvtneps_pbh((__m512)numbers);
+        std::memcpy(to, &narrowed, sizeof narrowed);
+    }
+};
+
+inline void add_product(floats& sums, uint32_t factor, const Pairs& numbers) {
+    sums = (floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(int(factor)), numbers.pairs);
+}
+#else
+template <>
+struct Factor<uint16_t> {
+    struct Own {
+        float first, second;
+    };
+    static Own of(float first, float second) { return {first, second}; }
+    static void of(floats numbers, Own* to) { std::memcpy(to, &numbers, sizeof numbers); }
+};
+
+inline void add_product(floats& sums, const Factor<uint16_t>::Own& factor, const Wide& numbers) {
+    sums += factor.first * numbers.low;
+    sums += factor.second * numbers.high;
+}
+#endif
+
+inline void add_product(floats& sums, float factor, const floats& numbers) { sums += factor * numbers; }
+inline floats numbers_at(const float* place) { return load(place); }
+inline typename Reader<uint16_t>::Chunk numbers_at(const uint16_t* place) { return typename Reader<uint16_t>::Chunk(place); }
+
 // What the queries of a tile ask of one key-value head.
 template <typename C>
 struct Asked {
-    const C *keys, *values;  // the layer's, of this head: (blocks, K, D, B) and (blocks, K, B, D)
+    typedef typename Factor<C>::Own Own;
+    static constexpr long P = BESIDE<C>;
+    const C *keys, *values;  // the layer's, of this head: (blocks, K, D / P, B, P) and (blocks, K, B / P, D, P)
     const int64_t* table;    // the blocks of the sequence
     long B, D, apart;        // from one block's numbers to those of the next
     long Q;
-    const float* queries;    // (D, Q), scaled
+    const Own* queries;      // (D / P, Q), scaled
     const int64_t* ends;     // of each query: the first key that it does not see
     long window;             // how many keys it sees; 0: all
     float cap;
     const float* slopes;     // ALiBi's, of each query, or null
 
-    const C* key(long t) const { return keys + table[t / B] * apart + t % B; }
-    const C* value(long t) const { return values + table[t / B] * apart + t % B * D; }
+    const C* key(long t) const { return keys + table[t / B] * apart + t % B * P; }       // LANES keys from t on: their first
+    const C* value(long t) const { return values + table[t / B] * apart + t % B * D; }  // P values from t on
     long start(long q) const { return window && ends[q] > window ? ends[q] - window : 0; }
 };
 
@@ -78,54 +127,82 @@ inline void add_found(const float* part, float* found, long D) {
 // The scores of N queries from the n-th on with LANES keys.
 template <int N, typename C>
 inline void score(const Asked<C>& asked, long n, const C* keys, floats (&scores)[N]) {
-    floats odd[N] = {};
-    const float* q = asked.queries + n;
+    floats odd[N] = {};  // sums side by side, so that an addition need not wait for the one before
+    const auto* q = asked.queries + n;
+    const long apart = asked.B * asked.P, steps = asked.D / asked.P;
     long d = 0;
-    for (; d + 2 <= asked.D; d += 2, q += 2 * asked.Q) {
-        const floats first = load(keys + d * asked.B), second = load(keys + (d + 1) * asked.B);
+    for (; d + 2 <= steps; d += 2, q += 2 * asked.Q) {
+        const auto first = numbers_at(keys + d * apart), second = numbers_at(keys + (d + 1) * apart);
 #pragma GCC unroll 4
         for (int i = 0; i < N; i++) {
-            scores[i] += q[i] * first;
-            odd[i] += q[asked.Q + i] * second;
+            add_product(scores[i], q[i], first);
+            add_product(odd[i], q[asked.Q + i], second);
         }
     }
     for (int i = 0; i < N; i++) {
+        if (d < steps) add_product(scores[i], q[i], numbers_at(keys + d * apart));
         scores[i] += odd[i];
-        if (d < asked.D) scores[i] += q[i] * load(keys + d * asked.B);
     }
 }
 
-// sums += p v over keys [first, last), for N queries and P vectors of the values from `d` on. p: a query's are `length` long.
-template <int N, int P, typename C>
-inline void mix(const Asked<C>& asked, const float* p, long length, long first, long last, long d, float* to) {
-    floats sums[N][P] = {};
+// What stands in the place of a key that is not there yet may be anything: it is not multiplied, not even with 0.
+inline void leave_first(floats&) {}
+inline void leave_first(Wide& numbers) { numbers.high = floats{}; }
+#ifdef __AVX512BF16__
+inline void leave_first(Pairs& numbers) { numbers.pairs = (__m512bh)((words)numbers.pairs & 0xffffu); }
+#endif
+
+// sum_t p_t v_t over keys [first, last), for N queries and A vectors of the values from entry d on. factors: of each P keys
+// from `first` on, `length` for a query.
+template <int N, int A, typename C>
+inline void mix(const Asked<C>& asked, const typename Factor<C>::Own* factors, long length, long first, long last, long d,
+                float* to) {
+    constexpr long P = BESIDE<C>;
+    floats sums[N][A] = {};
     for (long t = first; t < last;) {
-        const C* value = asked.value(t) + d;
+        const C* value = asked.value(t) + d * P;
         const long stop = (t / asked.B + 1) * asked.B < last ? (t / asked.B + 1) * asked.B : last;
-        for (; t < stop; t++, value += asked.D) {
-            floats v[P];
-            for (int i = 0; i < P; i++) v[i] = load(value + i * LANES);
+        for (; t < stop; t += P, value += asked.D * P) {
+            const auto* p = factors + (t - first) / P;
+            decltype(numbers_at(value)) v[A];
+#pragma GCC unroll 4
+            for (int i = 0; i < A; i++) v[i] = numbers_at(value + i * LANES * P);
+            if (P > 1 && t + 1 == last)
+                for (int i = 0; i < A; i++) leave_first(v[i]);
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
-                for (int i = 0; i < P; i++) sums[n][i] += p[n * length + t] * v[i];
+                for (int i = 0; i < A; i++) add_product(sums[n][i], p[n * length], v[i]);
         }
     }
     for (int n = 0; n < N; n++)
-        for (int i = 0; i < P; i++) store(sums[n][i], to + n * (FOUND + asked.D) + FOUND + d + i * LANES);
+        for (int i = 0; i < A; i++) store(sums[n][i], to + n * (FOUND + asked.D) + FOUND + d + i * LANES);
+}
+
+// Into the second-level cache: what a block holds is read once, and no block lies beside the one before.
+template <typename C>
+inline void fetch(const C* place, long count) {
+    for (long i = 0; i < count; i += 64 / long(sizeof(C))) __builtin_prefetch(place + i, 0, 2);
 }
 
 // What each query finds among the keys [first, last) of a span. found: Q times (m, sum, D numbers).
 template <typename C>
 void attend_span(const Asked<C>& asked, long first, long last, float* found) {
+    typedef typename Factor<C>::Own Own;
+    constexpr long P = BESIDE<C>;
     const long D = asked.D, Q = asked.Q, begin = first / LANES * LANES, length = (last - begin + LANES - 1) / LANES * LANES;
     static thread_local std::vector<float> scores;
-    scores.resize(Q * length);
-    floats numbers;
-    for (int i = 0; i < LANES; i++) numbers[i] = float(i);
+    static thread_local std::vector<Own> factors;
+    scores.resize(Q * length), factors.resize(Q * length / P);
+    floats lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = float(i);
     for (long t = begin; t < last; t += LANES) {  // a block holds a multiple of LANES keys
         const C* keys = asked.key(t);
-        const floats places = numbers + float(t);
+        const floats places = lanes + float(t);
+        if (t % asked.B == 0) {
+            if (t + asked.B < last) fetch(asked.key(t + asked.B), D * asked.B);
+            fetch(asked.value(t), D * asked.B);
+        }
         in_fours(Q, [&](auto size, long n) {
             floats s[size] = {};
             score<size>(asked, n, keys, s);
@@ -147,21 +224,24 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
         for (long t = 0; t < length; t += LANES) {
             const floats p = exponential(load(s + t) - away);
             store(p, s + t);
+            Factor<C>::of(p, &factors[(q * length + t) / P]);
             total += p;
         }
         found[q * (FOUND + D)] = m;
         found[q * (FOUND + D) + 1] = sum(total);
     }
     in_fours(Q, [&](auto size, long n) {
-        const float* p = scores.data() + n * length - begin;
+        const Own* p = factors.data() + n * length / P;
         float* to = found + n * (FOUND + D);
         long d = 0;
-        for (; d + ACROSS * LANES <= D; d += ACROSS * LANES) mix<size, ACROSS>(asked, p, length, first, last, d, to);
-        for (; d + LANES <= D; d += LANES) mix<size, 1>(asked, p, length, first, last, d, to);
+        for (; d + ACROSS * LANES <= D; d += ACROSS * LANES)
+            mix<size, ACROSS>(asked, p, length / P, begin, last, d, to);
+        for (; d + LANES <= D; d += LANES) mix<size, 1>(asked, p, length / P, begin, last, d, to);
         for (; d < D; d++)
             for (int i = 0; i < size; i++) {
                 float total = 0;
-                for (long t = first; t < last; t++) total += p[i * length + t] * widen(asked.value(t)[d]);
+                for (long t = first; t < last; t++)
+                    total += scores[(n + i) * length + t - begin] * widen(asked.value(t / P * P)[d * P + t % P]);
                 to[i * (FOUND + D) + FOUND + d] = total;
             }
     });

@@ -91,7 +91,7 @@ struct Operation {
     float eps;                         // NORM
     int64_t centred;                   // NORM: LayerNorm
     int64_t heads, kv_heads, dim, window, block;  // STORE, ATTEND
-    void *keys, *values;               // the cache: keys (blocks, K, D, block), values (blocks, K, block, D)
+    void *keys, *values;               // the cache: keys (blocks, K, D / P, block, P), values (blocks, K, block / P, D, P)
     const float *angles;               // STORE: (R, D), cos and then sin of D / 2 angles; null: it does not turn
     const float *slopes;               // ATTEND: ALiBi's, or null
     float *parts;                      // ATTEND: room for what the spans of few rows find
@@ -305,24 +305,28 @@ void store_heads(const Operation& op, const Rows& rows) {
         if (head < op.heads) continue;
         const long k = head - op.heads, block = rows.table(r)[rows.positions[r] / B], offset = rows.positions[r] % B;
         const float *key = row + head * D, *value = key + op.kv_heads * D;
-        C* keys = (C*)op.keys + (block * op.kv_heads + k) * D * B;
-        C* values = (C*)op.values + (block * op.kv_heads + k) * B * D;
-        for (long d = 0; d < D; d++) store(key[d], keys + d * B + offset);
-        for (long d = 0; d < D; d++) store(value[d], values + offset * D + d);
+        constexpr long P = BESIDE<C>;
+        C* keys = (C*)op.keys + (block * op.kv_heads + k) * D * B + offset * P;
+        C* values = (C*)op.values + (block * op.kv_heads + k) * B * D + offset / P * P * D + offset % P;
+        for (long d = 0; d < D; d++) store(key[d], keys + d / P * B * P + d % P);
+        for (long d = 0; d < D; d++) store(value[d], values + d * P);
     }
 }
 
 // What tile `tile` asks of key-value head k; `queries` and `ends` are filled for it.
 template <typename C>
 Asked<C> ask(const Operation& op, const Rows& rows, const Tile& tile, long k) {
-    static thread_local std::vector<float> queries, slopes;
+    static thread_local std::vector<typename Factor<C>::Own> queries;
+    static thread_local std::vector<float> slopes;
     static thread_local std::vector<int64_t> ends;
+    constexpr long P = BESIDE<C>;
     const long D = op.dim, B = op.block, K = op.kv_heads, G = op.heads / K, Q = tile.rows * G;
-    queries.resize(D * Q), slopes.resize(Q), ends.resize(Q);
+    queries.resize(D / P * Q), slopes.resize(Q), ends.resize(Q);
     for (long q = 0; q < Q; q++) {
         const long r = tile.first + q / G, h = k * G + q % G;
         const float* query = op.from + (r * (op.heads + 2 * K) + h) * D;
-        for (long d = 0; d < D; d++) queries[d * Q + q] = query[d] * op.scale;
+        for (long d = 0; d < D; d += P)
+            queries[d / P * Q + q] = Factor<C>::of(query[d] * op.scale, query[d + P - 1] * op.scale);
         ends[q] = rows.positions[r] + 1;
         slopes[q] = op.slopes ? op.slopes[h] : 0;
     }
