@@ -42,7 +42,7 @@ class Barrier {
     }
 
   private:
-    static constexpr int SPINS = 4000;  // some microseconds: longer than an operation's threads differ where all run
+    static constexpr int SPINS = 200000;  // some hundred microseconds. Who yields on a busy machine may wait for milliseconds
     std::atomic<int> waiting_{0}, round_{0};
 };
 
