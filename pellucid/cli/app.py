@@ -15,7 +15,21 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli import chat, convert, data, demo, doctor, generate, pretrain, quantize, serve, sft, show, tokenizer
+from pellucid.cli import (
+    bench,
+    chat,
+    convert,
+    data,
+    demo,
+    doctor,
+    generate,
+    pretrain,
+    quantize,
+    serve,
+    sft,
+    show,
+    tokenizer,
+)
 from pellucid.cli.timeline import Timeline, process_age
 from pellucid.errors import PellucidError, did_you_mean
 
@@ -65,6 +79,7 @@ app.command(rich_help_panel=MAKE)(sft.sft)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)
 app.command(rich_help_panel=LOOK)(serve.serve)
+app.add_typer(bench.app, name="bench", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(show.show)
 app.command(rich_help_panel=LOOK)(convert.convert)
 app.command(rich_help_panel=LOOK)(quantize.quantize)

@@ -65,12 +65,16 @@ def weights_line(model: Decoder, *, as_stored: bool) -> str:
     return f"weights {parts}" + (", as they lie in the file" if as_stored and model.quantised else "")
 
 
-def open_engine(name: str, dtype: str, timeline: Timeline, *, quantize: str | None = None, **options: Any) -> Engine:
-    """The engine of a model, and a line on stderr that says what computes its steps. options: see `Engine`."""
+def open_engine(
+    name: str, dtype: str, timeline: Timeline, *, quantize: str | None = None, draft: str | None = None, **options: Any
+) -> Engine:
+    """The engine of a model, and a line on stderr that says what computes its steps. draft: the name of its draft
+    model; options: see `Engine`."""
     model, tokenizer = open_model(name, dtype, timeline, quantize)
+    guesser = None if draft is None else open_model(draft, dtype, timeline)
     from pellucid.inference.engine import Engine
 
-    engine = Engine(model, tokenizer, **options)
+    engine = Engine(model, tokenizer, draft=guesser, **options)
     if reason := engine.runner.why_not:
         note(f"no native step, but PyTorch's: {reason}")
     timeline.end("engine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,9 +58,15 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that answers may take to end at SIGTERM.", rich_help_panel=LIMITS)
     ] = 30,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="A smaller model of the same vocabulary, which guesses ahead where that is faster."),
+    ] = None,
     guesses: Annotated[
         int,
-        typer.Option(min=0, max=64, help="Tokens guessed ahead from the text before, where that is faster; 0: none."),
+        typer.Option(
+            min=0, max=64, help="Tokens guessed ahead, by the draft model or from the text before; 0: its 4, or none."
+        ),
     ] = 0,
     dtype: running.Dtype = "auto",
     quantize: running.Quantize = None,
@@ -82,7 +89,9 @@ def serve(
     )  # what is asked wrongly is said before the model is loaded
     timeline: Timeline = context.obj
     with listen(host, port) as listening:
-        engine = open_engine(model, dtype, timeline, quantize=quantize, guesses=guesses, deterministic=deterministic)
+        engine = open_engine(
+            model, dtype, timeline, quantize=quantize, draft=draft, guesses=guesses, deterministic=deterministic
+        )
         from pellucid.serving.app import create_app
         from pellucid.serving.service import Settings
 
@@ -105,7 +114,27 @@ def serve(
         running.note(f"serving {settings.name!r} at {url}/v1 ({url}/docs shows what can be asked); Ctrl-C ends")
         if not settings.keys and not is_loopback(listening.getsockname()[0]):
             running.note("anyone who reaches this address may ask: --api-key lets in only who has a key")
-        server(app, drain).run(sockets=[listening])
+
+        def at_end() -> None:
+            for line in account(engine.stats()):
+                running.note(line)
+
+        server(app, drain, at_end).run(sockets=[listening])
+
+
+def account(stats: Mapping[str, float]) -> Iterator[str]:
+    """What came of the cache and of guesses, from the engine's numbers at the end."""
+    if stats.get("slot_steps_taken"):
+        yield (
+            f"cache: {stats['cache_waste']:.1%} of what was in use held no token; one of the context's length for each "
+            f"answer would have wasted {stats['cache_waste_contiguous']:.1%}"
+        )
+    if stats.get("drafts"):
+        yield (
+            f"guesses: {stats['guesses_taken'] / stats['tokens_guessed']:.0%} of {stats['tokens_guessed']} were right; "
+            f"a step with a draft gave {stats['accepted_length']:.2f} tokens, and answers came "
+            f"{stats['guess_gain']:.2f} times as fast when last measured"
+        )
 
 
 def check_installed() -> None:

@@ -60,6 +60,17 @@ class CacheUse:
         """A sequence has got as long as it ever will."""
         self.contiguous_final += len(sequence.token_ids) * sequence.steps
 
+    def stats(self) -> dict[str, float]:
+        """The sums, from which the waste between two moments follows, and the waste until now."""
+        return {
+            "slot_steps_held": self.held,
+            "slot_steps_taken": self.taken,
+            "token_steps": self.tokens,
+            "slot_steps_contiguous": self.contiguous_longest,
+            "cache_waste": self.waste,
+            "cache_waste_contiguous": self.waste_contiguous_longest,
+        }
+
     @property
     def waste(self) -> float:
         """Which part of the slots taken holds no token: 0 to 1."""

@@ -80,7 +80,10 @@ class Metrics:
 
 
 # Of the engine's numbers, those that only grow
-COUNTED = {"steps", "tokens_read", "tokens_drawn", "prefix_queries", "prefix_hits", "preemptions"}
+COUNTED = {
+    "steps", "tokens_read", "tokens_drawn", "prefix_queries", "prefix_hits", "preemptions", "slot_steps_held",
+    "slot_steps_taken", "token_steps", "slot_steps_contiguous", "drafts", "tokens_guessed", "guesses_taken",
+}  # fmt: skip
 
 
 class _EngineNumbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
@@ -39,21 +40,23 @@ def url_of(listening: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Serves until SIGTERM or Ctrl-C; then it takes no new connection, and what is under way gets `drain` seconds.
 
-    Answers that have not ended by then end with an error, so that every client hears what happened.
+    Answers that have not ended by then end with an error, so that every client hears what happened. at_end: is called
+    after that, before the signal ends the process.
     """
 
-    def __init__(self, config: uvicorn.Config, loop: EngineLoop, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, loop: EngineLoop, drain: float, at_end: Callable[[], None]) -> None:
         super().__init__(config)
-        self._engine_loop, self._drain = loop, drain
+        self._engine_loop, self._drain, self._at_end = loop, drain, at_end
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the signal has come."""
         timer = asyncio.get_running_loop().call_later(self._drain, self._engine_loop.break_off)
         await super().shutdown(sockets)
         timer.cancel()
+        self._at_end()
 
 
-def server(app: Starlette, drain: float) -> Server:
+def server(app: Starlette, drain: float, at_end: Callable[[], None] = lambda: None) -> Server:
     """The web server: `server.run(sockets=[...])` serves."""
     config = uvicorn.Config(
         app,
@@ -65,4 +68,4 @@ def server(app: Starlette, drain: float) -> Server:
         server_header=False,
         timeout_graceful_shutdown=round(drain + LAST_WORDS),
     )
-    return Server(config, app.state.service.loop, drain)
+    return Server(config, app.state.service.loop, drain, at_end)

@@ -29,7 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch, opened: list[dict[str, Any]]) -> lis
     seen: list[tuple[Settings, float, str]] = []
 
     class Web:
-        def __init__(self, app: Any, drain: float) -> None:
+        def __init__(self, app: Any, drain: float, at_end: Any) -> None:
             self.app, self.drain = app, drain
 
         def run(self, sockets: list[socket.socket]) -> None:
@@ -61,7 +61,7 @@ def test_every_option_arrives(
 ) -> None:
     options = """--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example
         --allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2
-        --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic --quantize int8"""
+        --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic --quantize int8 --draft small"""
     assert frame.run(["serve", "folder/model", *options.split()]) == 0
     settings, drain, _ = served[0]
     assert settings == Settings(
@@ -80,8 +80,8 @@ def test_every_option_arrives(
     assert frame.run(["serve", "folder/model", "--host", "0.0.0.0", "--port", "0"]) == 0
     assert served[1][0].name == "model"
     assert opened == [
-        {"guesses": 4, "deterministic": True, "quantize": "int8"},
-        {"guesses": 0, "deterministic": False, "quantize": None},
+        {"guesses": 4, "deterministic": True, "quantize": "int8", "draft": "small"},
+        {"guesses": 0, "deterministic": False, "quantize": None, "draft": None},
     ]
     assert "anyone who reaches this address may ask" in capsys.readouterr().err
 
