@@ -24,7 +24,7 @@ enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
 enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS };
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
 constexpr long FEW = 16;     // rows, up to which threads rather do a thing twice than wait for one another
-constexpr long ROWS = 64;     // of a linear layer's output that are put away together: what was just written is slow to read
+constexpr long ROWS = 64, OUTPUTS = 64;  // of a linear layer that a thread computes before it puts them away
 
 // Where threads wait for one another, some hundred times a step. OpenMP's own barrier spins for as long as it takes; on a
 // machine with other work the thread that is waited for may not be running, and needs the processor that spins.
@@ -219,7 +219,7 @@ inline void put(const Operation& op, const float* totals, float* to, long r, lon
 }
 
 // y = f(x) w^T + bias, by groups of rows and LANES outputs. arrange(r, group, m, S) lays f(x_r) out in its group, whose m-th
-// row it is; multiply(group, S, n, N, y) gives the products of a group with N rows of weights from n on, y[m * LANES + i].
+// row it is; multiply(group, S, n, N, y) gives the products of a group with N rows of weights from n on, y[m * OUTPUTS + i].
 // Of few rows every thread lays f(x) out for itself: that is less work than waiting for one another.
 template <typename Arrange, typename Multiply>
 void by_panels(const Operation& op, const Rows& rows, Team& team, long size, const Arrange& arrange, const Multiply& multiply) {
@@ -238,17 +238,19 @@ void by_panels(const Operation& op, const Rows& rows, Team& team, long size, con
         for (long r = 0; r < count; r++) place(r);
         team.wait();
     }
-    alignas(64) float totals[ROWS * LANES];
+    const long outputs = few ? LANES : OUTPUTS, blocks = (count + ROWS - 1) / ROWS;
+    alignas(64) float totals[ROWS * OUTPUTS];
 #pragma omp for schedule(static) nowait
-    for (long n = 0; n < op.outputs; n += LANES) {
-        const long N = op.outputs - n < LANES ? op.outputs - n : LANES;
-        for (long begin = 0; begin < count; begin += ROWS) {
-            const long end = count - begin < ROWS ? count : begin + ROWS;
+    for (long task = 0; task < (op.outputs + outputs - 1) / outputs * blocks; task++) {
+        const long begin = task % blocks * ROWS, end = count - begin < ROWS ? count : begin + ROWS;
+        const long from = task / blocks * outputs, to = op.outputs - from < outputs ? op.outputs : from + outputs;
+        for (long n = from; n < to; n += LANES)
             for (long first = begin; first < end; first += TOGETHER)
-                multiply(room + first * size, end - first < TOGETHER ? end - first : TOGETHER, n, N,
-                         totals + (first - begin) * LANES);
-            for (long r = begin; r < end; r++) put(op, totals + (r - begin) * LANES, op.to ? op.to : rows.logits, r, n, N);
-        }
+                multiply(room + first * size, end - first < TOGETHER ? end - first : TOGETHER, n,
+                         to - n < LANES ? to - n : LANES, totals + (first - begin) * OUTPUTS + n - from);
+        for (long r = begin; r < end; r++)
+            for (long n = from; n < to; n += LANES)
+                put(op, totals + (r - begin) * OUTPUTS + n - from, op.to ? op.to : rows.logits, r, n, to - n < LANES ? to - n : LANES);
     }
 }
 
@@ -263,7 +265,7 @@ void linear(const Operation& op, const Rows& rows, Team& team) {
             lay_out<T>(activate(op, op.from + r * stride, active), m, S, inputs, (X*)group);
         },
         [&](const char* group, long S, long n, long N, float* y) {
-            multiply((const X*)group, S, (const T*)op.weight + n * inputs, inputs, N, y, LANES);
+            multiply((const X*)group, S, (const T*)op.weight + n * inputs, inputs, N, y, OUTPUTS);
         });
 }
 
@@ -279,7 +281,7 @@ void linear_quantised(const Operation& op, const Rows& rows, Team& team) {
         [&](char* group, long S, long n, long N, float* y) {
             const Rounded x(group, S, inputs);
             const uint8_t* w = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
-            multiply_quantised<Format>(x, S, w, blocks, N, y, LANES);
+            multiply_quantised<Format>(x, S, w, blocks, N, y, OUTPUTS);
         });
 }
 
