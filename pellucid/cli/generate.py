@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pellucid.cli.timeline import Timeline
     from pellucid.inference.engine import Engine
     from pellucid.inference.generate import Completion
+    from pellucid.inference.output import Output
     from pellucid.inference.presets import Resolved
     from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ def generate(
     top_logprobs: Annotated[
         int | None, typer.Option(min=0, help=f"How many alternatives to show with each token ({TOP_LOGPROBS}).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each prompt.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
     dtype: running.Dtype = "auto",
     quantize: running.Quantize = None,
     deterministic: running.Deterministic = False,
@@ -72,10 +73,11 @@ def generate(
     for one in asked:  # what is asked wrongly is said before the model is loaded
         resolved(one, sampling, {})
     timeline: Timeline = context.obj
-    alone: dict[str, Any] = {"max_sequences": 1} if len(asked) == 1 else {}
-    engine = running.open_engine(model, dtype, timeline, quantize=quantize, deterministic=deterministic, **alone)
+    alone = len(asked) == 1 and not asked[0].request  # a request may ask for several answers
+    options: dict[str, Any] = {"max_sequences": 1} if alone else {}
+    engine = running.open_engine(model, dtype, timeline, quantize=quantize, deterministic=deterministic, **options)
     how = [resolved(one, sampling, engine.model.generation_config) for one in asked]
-    if len(asked) == 1 and not as_json and how[0].params.logprobs is None:
+    if alone and not as_json and how[0].params.logprobs is None:
         write_as_it_comes(engine, asked[0], how[0], timeline)
     else:
         write_in_order(engine, asked, how, timeline, as_json)
@@ -156,10 +158,7 @@ def write_in_order(engine: Engine, asked: list[Asked], how: list[Resolved], time
     """Print what follows each prompt, in their order. Every prompt is checked before the first is answered."""
     from pellucid.inference.generate import prompt_ids
     from pellucid.inference.output import Outputs
-
-    def after_step() -> None:
-        if engine.tokens_drawn:
-            timeline.end("first token")
+    from pellucid.inference.progress import AnswerBar
 
     tokenizer = engine.tokenizer
     with Outputs(engine) as outputs:
@@ -168,16 +167,27 @@ def write_in_order(engine: Engine, asked: list[Asked], how: list[Resolved], time
                 outputs.add(prompt_ids(tokenizer, one.prompt), own.params)
             except InputError as error:
                 raise InputError(f"{one.place}: {error}") from None
-        for number, output in enumerate(outputs.answered(after_step)):
-            one, [completion] = asked[number], output.answers
-            if as_json:
-                print(json.dumps(as_object(one, how[number], completion, tokenizer)), flush=True)
-            else:
-                show(number + 1 if len(asked) > 1 else None, one, completion, tokenizer)
+        with AnswerBar(outputs, shown=not sys.stdout.isatty()) as bar:  # at a terminal the answers show how far it is
+
+            def after_step() -> None:
+                bar.update()
+                if engine.tokens_drawn:
+                    timeline.end("first token")
+
+            for number, output in enumerate(outputs.answered(after_step)):
+                one = asked[number]
+                for completion in output.answers:
+                    if as_json:
+                        print(json.dumps(as_object(one, how[number], output, completion, tokenizer)), flush=True)
+                    else:
+                        show(number + 1 if len(asked) > 1 else None, one, completion, tokenizer)
 
 
-def as_object(one: Asked, how: Resolved, completion: Completion, tokenizer: Tokenizer) -> dict[str, Any]:
+def as_object(
+    one: Asked, how: Resolved, output: Output, completion: Completion, tokenizer: Tokenizer
+) -> dict[str, Any]:
     """A completion for a script."""
+    scored = zip(output.prompt[1:], output.prompt_logprobs or (), strict=False)
     return {
         "prompt": one.prompt,
         "text": completion.text,
@@ -190,6 +200,7 @@ def as_object(one: Asked, how: Resolved, completion: Completion, tokenizer: Toke
         "seed": completion.seed,
         "token_ids": completion.token_ids,
         "logprobs": [as_token(tokenizer, *token) for token in tokens_of(completion)] or None,
+        "prompt_logprobs": [as_token(tokenizer, token, *scores) for token, scores in scored] or None,
         "params": how.as_json(),
     }
 

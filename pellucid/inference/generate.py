@@ -312,7 +312,7 @@ class Answer:
                 text = self._text.push(text)
             if self._text.found is None and self.request.row.finished:
                 reason, detail = "stop", "constraint"
-            elif self._text.found is None and self._length == self.request.max_tokens:
+            elif self._text.found is None and self._length >= self.request.max_tokens:
                 reason, detail = "length", self.request.max_detail
         if reason is not None:  # nothing follows: what was held back is text
             text += self._text.push(self._decoder.finish()) + self._text.flush()

@@ -59,6 +59,7 @@ class Outputs:
         self._outputs: list[Output] = []
         self._numbers: dict[int, int] = {}  # the engine's id -> place among the prompts
         self._scores: dict[int, tuple[Score, ...]] = {}
+        self._only_read: set[int] = set()  # prompts with max_tokens = 0: to be scored, not answered
         self._started = time.perf_counter()
 
     def __enter__(self) -> Outputs:
@@ -76,6 +77,9 @@ class Outputs:
     def add(self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False) -> None:
         """One more prompt: see `Engine.add`."""
         params = params.seeded()
+        if params.max_tokens == 0:
+            self._only_read.add(len(self._outputs))
+            params = params.with_({"max_tokens": 1})  # its token is thrown away
         self._numbers[self.engine.add(prompt, params, in_chat=in_chat)] = len(self._outputs)
         answers = (new_completion(len(prompt), params, seed_of(params, index)) for index in range(params.n))
         self._outputs.append(Output(tuple(prompt), tuple(answers)))
@@ -90,7 +94,8 @@ class Outputs:
         while given < len(left):
             for event in self.engine.step():
                 place = self._numbers[event.id]
-                self._outputs[place].answers[event.index].take(event, time.perf_counter() - self._started)
+                if place not in self._only_read:
+                    self._outputs[place].answers[event.index].take(event, time.perf_counter() - self._started)
                 if event.prompt_logprobs is not None:
                     self._scores[place] = event.prompt_logprobs
                 if event.finish_reason is not None:

@@ -24,7 +24,11 @@ class AnswerBar:
         console = Console(stderr=True)
         rates = TextColumn("{task.fields[read]:,.0f} tokens/s in, {task.fields[written]:,.0f} out")
         columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), rates, TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+        # What is printed meanwhile stays on stdout.
+        self._bar = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False,
+            disable=not (shown and console.is_terminal),
+        )  # fmt: skip
         self._outputs, self._engine = outputs, outputs.engine
         self._task = self._bar.add_task("", total=len(outputs), read=0.0, written=0.0)
         self._began = time.perf_counter()

@@ -64,6 +64,31 @@ def test_a_file_of_prompts_is_a_batch_in_order(tmp_path: Path, capsys: pytest.Ca
         assert objects(capsys)[0]["token_ids"] == answer["token_ids"]
 
 
+def test_a_prompt_may_ask_for_several_answers_and_for_its_own_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one", "n": 2, "temperature": 1, "seed": 3, "prompt_logprobs": 1}\n')
+    arguments = ["generate", "tiny", "--prompts-file", str(file), *GREEDY]
+    assert frame.run([*arguments, "--json"]) == 0
+    first, second = objects(capsys)
+    assert (first["seed"], second["seed"]) == (3, 4) and first["token_ids"] != second["token_ids"]
+    assert [len(answer["prompt_logprobs"]) for answer in (first, second)] == [3, 3]  # of BOS and three letters
+    assert [token["token"] for token in first["prompt_logprobs"]] == ["o", "n", "e"]
+    assert len(first["prompt_logprobs"][0]["top"]) == 1
+    assert frame.run(arguments) == 0
+    out = capsys.readouterr().out
+    for answer in (first, second):  # a terminal is spared what would move its cursor
+        assert answer["text"].translate(dict.fromkeys((7, 8, 11, 12, 13))) in out
+    file.write_text('{"prompt": "one", "beam_width": 3, "max_tokens": 4}\n')
+    assert frame.run([*arguments, "--json"]) == 0
+    assert objects(capsys)[0]["completion_tokens"] == 4
+    file.write_text('{"prompt": "one", "max_tokens": 0, "prompt_logprobs": 0}\n')
+    assert frame.run(["generate", "tiny", "--prompts-file", str(file), "--json"]) == 0
+    [scored] = objects(capsys)
+    assert (scored["text"], scored["token_ids"]) == ("", []) and len(scored["prompt_logprobs"]) == 3
+
+
 def test_lines_and_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo \r\n")
