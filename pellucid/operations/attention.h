@@ -236,7 +236,9 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
         long d = 0;
         for (; d + ACROSS * LANES <= D; d += ACROSS * LANES)
             mix<size, ACROSS>(asked, p, length / P, begin, last, d, to);
-        for (; d + LANES <= D; d += LANES) mix<size, 1>(asked, p, length / P, begin, last, d, to);
+        for (; d + LANES <= D; d += LANES)
+            for (int i = 0; i < size; i++)
+                mix<1, 1>(asked, p + i * length / P, length / P, begin, last, d, to + i * (FOUND + D));
         for (; d < D; d++)
             for (int i = 0; i < size; i++) {
                 float total = 0;

@@ -128,7 +128,8 @@ inline long some_rows(const X* group, long m, long S, const T* w, long inputs, l
     for (; m + M <= S; m += M) {
         long n = 0;
         for (; n + W <= N; n += W) products<W, M>(group, m, S, w + n * inputs, inputs, y + n, stride);
-        for (; n < N; n++) products<1, M>(group, m, S, w + n * inputs, inputs, y + n, stride);
+        for (; n < N; n++)
+            for (int i = 0; i < M; i++) products<1, 1>(group, m + i, S, w + n * inputs, inputs, y + n, stride);
     }
     return m;
 }

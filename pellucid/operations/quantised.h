@@ -39,22 +39,27 @@ struct Rounded {
 
 constexpr long rounded_size(long inputs) { return inputs + 2 * sizeof(float) * (inputs / BLOCK); }
 
-// Row m of the group.
+// Row m of the group: s is the largest |x| of a block / 127, q = round(x / s), halves away from zero.
 inline void round_row(const float* x, long m, long S, const Rounded& to, long inputs) {
-    for (long b = 0; b < inputs / BLOCK; b++) {
-        float most = 0;
-        for (int i = 0; i < BLOCK; i++) most = std::fabs(x[b * BLOCK + i]) > most ? std::fabs(x[b * BLOCK + i]) : most;
-        const float inverse = most > 0 ? 127 / most : 0;
-        int8_t* bytes = to.bytes + (b * S + m) * BLOCK;
-        int32_t total = 0;
-        for (int i = 0; i < BLOCK; i++) {
-            const float scaled = x[b * BLOCK + i] * inverse;
-            const int32_t byte = int32_t(scaled + (scaled < 0 ? -0.5f : 0.5f));
-            bytes[i] = int8_t(byte);
-            total += byte;
+    constexpr int N = BLOCK / LANES;
+    typedef int8_t bytes __attribute__((vector_size(LANES)));
+    for (long b = 0; b < inputs / BLOCK; b++, x += BLOCK) {
+        floats v[N], most = {};
+        for (int i = 0; i < N; i++) {
+            v[i] = load(x + i * LANES);
+            most = larger(most, larger(v[i], -v[i]));
         }
-        to.scales[b * S + m] = most / 127;
-        to.totals[b * S + m] = most / 127 * float(total);
+        const float s = largest(most) / 127, inverse = s > 0 ? 1 / s : 0;
+        integers total = {};
+        for (int i = 0; i < N; i++) {
+            const floats scaled = v[i] * inverse;
+            const integers q = __builtin_convertvector(scaled + (scaled < 0 ? all(-0.5f) : all(0.5f)), integers);
+            const bytes narrow = __builtin_convertvector(q, bytes);
+            std::memcpy(to.bytes + (b * S + m) * BLOCK + i * LANES, &narrow, sizeof narrow);
+            total += q;
+        }
+        to.scales[b * S + m] = s;
+        to.totals[b * S + m] = s * sum(__builtin_convertvector(total, floats));
     }
 }
 

@@ -138,10 +138,16 @@ inline void add_up(const floats (&vectors)[N], float* sums) {
 
 inline floats larger(floats a, floats b) { return a > b ? a : b; }
 
+inline float largest(floats4 v) {
+    const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
+}
+
 inline float largest(floats vector) {
-    float most = vector[0];
-    for (int i = 1; i < LANES; i++) most = vector[i] > most ? vector[i] : most;
-    return most;
+    floats4 parts[LANES / 4];
+    std::memcpy(parts, &vector, sizeof vector);
+    for (int i = 1; i < LANES / 4; i++) parts[0] = parts[0] > parts[i] ? parts[0] : parts[i];
+    return largest(parts[0]);
 }
 
 // e^x for x <= 88: x = n ln 2 + r with |r| <= ln 2 / 2, then e^x = 2^n e^r, e^r by its Taylor series to r^6 (relative
