@@ -12,6 +12,7 @@ from pellucid import LLM, SamplingParams
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError, PellucidError
 from pellucid.inference.generate import generate
+from pellucid.models.quantised import formats_of
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, seed=0)
@@ -55,6 +56,13 @@ def test_conversations_go_through_the_template(llm: LLM) -> None:
     one, [same, other] = llm.chat(question, GREEDY), llm.chat([question, [*question, *question]], GREEDY)
     assert llm.tokenizer.decode(list(one[0].prompt)).startswith("<|im_start|>user")
     assert one[0].text == same.text and len(other.prompt) > len(same.prompt)
+
+
+def test_weights_are_rounded_where_that_is_asked_for(folder: Path) -> None:
+    llm = LLM(folder, quantize="int4", num_blocks=32)
+    assert formats_of(llm.engine.model) == {"Q4_1"} and len(llm.generate("on", GREEDY)[0].answers) == 1
+    with pytest.raises(InputError, match="there is no quantisation 'int3'"):
+        LLM(folder, quantize="int3")
 
 
 def test_what_cannot_be_answered_is_refused_and_leaves_nothing(llm: LLM) -> None:
