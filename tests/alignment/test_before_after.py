@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from pellucid.alignment.before_after import Question, as_markdown, changes, compare, turn_end
+from pellucid.alignment.before_after import Question, answer, as_markdown, changes, compare, turn_end
 from pellucid.alignment.templates import with_template
+from pellucid.cli.training import sample
 from pellucid.models.decoder import Decoder
 from tests.alignment.chats import base_tokenizer
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
@@ -83,3 +84,13 @@ def test_the_end_of_turn_is_the_one_of_the_template() -> None:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     assert turn_end(tokenizer) == tokenizer.special_tokens["<|endoftext|>"]
+
+
+def test_answers_of_a_model_in_training_leave_it_as_it_is() -> None:
+    """The optimizer holds these very parameters: kernels that want them in another order have no place here."""
+    model, tokenizer = random_model(CONFIGS["llama"]).requires_grad_(True), with_template(base_tokenizer())
+    before = dict(model.named_parameters())
+    assert len(answer(model, tokenizer, ["on", "off"], 4)) == 2
+    assert len(sample(model, tokenizer, ["on", "off"], 4)) == 2
+    after = dict(model.named_parameters())
+    assert all(after[name] is parameter and parameter.requires_grad for name, parameter in before.items())
