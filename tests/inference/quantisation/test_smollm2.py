@@ -32,9 +32,10 @@ def test_gptq_is_nearer_than_rounding_on_text_that_it_has_not_seen(smollm2: Mode
         model, _ = pellucid.load("smollm2", dtype="float32")
         quantise(model, Grid("Q4_1", short=True), learnt, embedding=False)
         found[method] = compare(original, model, held)
-    assert found["gptq"].kl_mean < 0.85 * found["rtn"].kl_mean
-    assert found["gptq"].perplexity_after < found["rtn"].perplexity_after
-    assert found["gptq"].agreement > found["rtn"].agreement
+    # Measured: KL 0.125 against 0.218, agreement 80 % against 72 %. Perplexity does not tell the two apart here (40.8
+    # and 40.7 on 1,500 tokens, the original 35.6); with a model trained on such a text it does: `test_trained.py`.
+    assert found["gptq"].kl_mean < 0.8 * found["rtn"].kl_mean
+    assert found["gptq"].agreement > found["rtn"].agreement + 0.03
 
 
 @pytest.mark.skipif(not (TOOLS / "llama-completion").is_file(), reason="make peers builds llama.cpp")
