@@ -205,25 +205,27 @@ def server_side(before: Mapping[str, float], after: Mapping[str, float]) -> dict
 
 def show(results: list[dict[str, Any]], prompt_tokens: int, answer_tokens: int) -> None:
     """The table, in milliseconds."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption=f"prompts of about {prompt_tokens} tokens, answers of {answer_tokens}; times in ms")
-    for name in ("at once", "requests", "errors", "tokens/s in", "out", "first token p50", "p95", "p99",
-                 "between p50", "p95", "end to end p50", "p95"):  # fmt: skip
-        table.add_column(name, justify="right")
+    table = Table(
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=f"prompts of about {prompt_tokens} tokens, answers of {answer_tokens}; times in ms",
+    )
+    for name in ("at\nonce", "\nerrors", "in\ntok/s", "out\ntok/s", "first token\np50  p95  p99",
+                 "between\np50  p95", "end to end\np50  p95"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
     for one in results:
-        first, between, whole = (
-            one[name] or {} for name in ("time_to_first_token", "time_between_tokens", "end_to_end")
-        )
-        times = [first.get("p50"), first.get("p95"), first.get("p99"), between.get("p50"), between.get("p95")]
-        times += [whole.get("p50"), whole.get("p95")]
         table.add_row(
-            *(str(one[name]) for name in ("concurrency", "requests", "errors")),
+            str(one["concurrency"]), f"{one['errors']} of {one['requests']}",
             f"{one['prompt_tokens_per_second']:.0f}", f"{one['answer_tokens_per_second']:.0f}",
-            *("-" if time is None else f"{1000 * time:.0f}" for time in times),
+            milliseconds(one["time_to_first_token"], "p50", "p95", "p99"),
+            milliseconds(one["time_between_tokens"], "p50", "p95"), milliseconds(one["end_to_end"], "p50", "p95"),
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     for one in results:
         if "cache_waste" in one:
@@ -236,6 +238,10 @@ def show(results: list[dict[str, Any]], prompt_tokens: int, answer_tokens: int) 
                 f"{one['concurrency']} at once: {one['guesses_taken']:.0%} of the guesses were right, a step with them "
                 f"gave {one['accepted_length']:.2f} tokens, answers came {one['guess_gain']:.2f} times as fast"
             )
+
+
+def milliseconds(times: Mapping[str, float] | None, *shares: str) -> str:
+    return "-" if times is None else "  ".join(f"{1000 * times[share]:.0f}" for share in shares)
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
