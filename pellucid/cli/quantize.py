@@ -30,8 +30,12 @@ def quantize(
     target: Annotated[Path, typer.Argument(help="A folder to write, or a file whose name ends in .gguf.")],
     scheme: Annotated[str, typer.Option(help="int8 or int4, or GGUF's q8_0, q4_0 or q4_1.")] = "int4",
     method: Annotated[
-        str, typer.Option(help="gptq: errors are made up for by the weights that follow; rtn: round to nearest.")
-    ] = "gptq",
+        str | None,
+        typer.Option(
+            help="gptq: errors are made up for by the weights that follow; rtn: round to nearest. "
+            "Default: gptq for 4 bits, rtn for 8."
+        ),
+    ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(help="Text for gptq: a file, a folder or bundled:NAME. Default: what the model writes itself."),
@@ -57,6 +61,7 @@ def quantize(
     from pellucid.models.quantised import parse_scheme
 
     format, found = parse_scheme(scheme), find_source(source)  # noqa: A001
+    method = method or ("rtn" if format == "Q8_0" else "gptq")
     check_options(method, calibrate, text, report or as_json)
     check_places(found, target)
     started = time.perf_counter()
@@ -79,7 +84,7 @@ def check_options(method: str, calibrate: str | None, text: str | None, reportin
     if method not in METHODS:
         raise InputError(f"method = {method!r}: it must be one of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if calibrate is not None and method == "rtn":
-        raise InputError("--calibrate is of gptq: rounding to nearest learns from no text")
+        raise InputError("--calibrate is for --method gptq: rounding to nearest learns from no text")
     if text is not None and not reporting:
         raise InputError("--text is what the report is measured on: add --report")
     for name in (calibrate, text):
