@@ -38,14 +38,13 @@ def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None =
     from pellucid.checkpoints.load import load, to_run
     from pellucid.checkpoints.source import find_source
     from pellucid.inference import engine, output  # noqa: F401 (so that the import of the rest is timed here too)
-    from pellucid.operations import kernels, step
+    from pellucid.operations import step
     from pellucid.operations.hardware import best_precision, use_best_threads
 
     timeline.end("imports")
     find_source(name)  # a wrong name is said before anything is measured
     parse_quantize(quantize)
-    for native in (step, kernels):
-        native.library()
+    step.library()
     timeline.end("native code")
     threads, precision = use_best_threads(), best_precision(dtype)
     timeline.end("precision")

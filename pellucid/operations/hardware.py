@@ -20,8 +20,8 @@ import torch
 
 from pellucid.errors import InputError, did_you_mean
 from pellucid.operations.ceilings import PRECISIONS, Ceilings, Trial, measure_ceilings, time_requests
-from pellucid.operations.linear import describe_linear
 from pellucid.operations.machine import cache_folder, read_memory, read_processor, usable_cores
+from pellucid.operations.step import describe as describe_linear
 
 CANDIDATES = ("float32", "bfloat16")  # float16 overflows in models that were trained in bfloat16
 MARGIN = 1.1  # what is there by itself (float32, torch's own thread count) stays unless another is this much faster

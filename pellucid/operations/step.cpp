@@ -83,7 +83,7 @@ struct Operation {
     const float *from;                 // what it reads, float32, (R, inputs)
     float *to;                         // what it writes, (R, outputs); null: the logits
     int64_t inputs, outputs;
-    int64_t stride;                    // NORM: from the numbers of one row to those of the next
+    int64_t stride;                    // NORM, LINEAR: from a row of what it writes to the next; LINEAR: 0 for `outputs`
     int64_t add;                       // LINEAR, NORM: to what is there
     int64_t few;                       // over the wanted rows alone
     int64_t activation, gated;         // LINEAR: of its input; gated: act(first half) * second half
@@ -210,7 +210,7 @@ inline void put(const Operation& op, const float* totals, const float* bias, flo
 // The same for outputs n .. n + N of row r.
 inline void put(const Operation& op, const float* totals, float* to, long r, long n, long N) {
     const float* bias = op.bias ? (const float*)op.bias + n : nullptr;
-    float* y = to + r * op.outputs + n;
+    float* y = to + r * (op.stride ? op.stride : op.outputs) + n;
     if (N == LANES) return put(op, totals, bias, y);
     float last_y[LANES], last_bias[LANES];  // the last outputs, where they are fewer
     for (long i = 0; i < N; i++) last_y[i] = y[i], last_bias[i] = bias ? bias[i] : 0;

@@ -109,3 +109,25 @@ class Program:
             return value
         self._kept.append(value)
         return value.data_ptr()
+
+
+class NativeLinear:
+    """x -> x W^T through the native step alone, for a weight (out, in) of a type that `why_not` does not refuse."""
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.detach().contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (rows, in) -> (rows, out), float32."""
+        outputs, inputs = self.weight.shape
+        y, program = torch.empty(len(x), outputs), Program()
+        program.add(Kind.LINEAR, type=TYPES[self.weight.dtype], weight=self.weight, source=x.float().contiguous(), to=y,
+                    inputs=inputs, outputs=outputs)  # fmt: skip
+        program.run(Rows(count=len(x)))
+        return y
+
+
+def describe(dtype: torch.dtype) -> str:
+    """What computes the linear layers of a model that generates, of weights of `dtype`."""
+    reason = why_not(dtype)
+    return "native" if reason is None else f"PyTorch (not native: {reason})"

@@ -108,8 +108,8 @@ PROMPTS = ["What is the capital of France?", "Write a sentence about the sea.", 
 
 @torch.no_grad()
 def test_a_real_model_says_what_it_says_through_pytorch(real: tuple[Decoder, Tokenizer]) -> None:
-    """Rounding to bytes moves a log-probability by some hundredths (over a thousand tokens of text KL is 0.0035,
-    perplexity 0.3 % more), here and there by more. So the tokens are the same but where two are nearly as likely; from
+    """Rounding to bytes moves a log-probability by some hundredths, here and there by more (over a thousand tokens of
+    text KL is 0.0035, and perplexity 0.3 % higher). So the tokens are the same but where two are nearly as likely; from
     there on the texts may differ, and each is judged by the other's probabilities."""
     model, tokenizer = real
     engine = Engine(model, tokenizer, num_blocks=64)

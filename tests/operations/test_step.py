@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch import Tensor
 
 from pellucid.checkpoints.gguf_quants import BY_NAME, dequantise
 from pellucid.operations import step
-from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, TYPES, Kind, Program, Rows, why_not
+from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, TYPES, Kind, NativeLinear, Program, Rows, why_not
 from tests.operations import portable
 
 pytestmark = pytest.mark.skipif(why_not(torch.float32) is not None, reason="there is no native step here")
@@ -33,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, type_: int, outputs: int, **fields: float)
 
 @settings(deadline=None, max_examples=40)
 @given(
-    rows=st.integers(1, 19), inputs=st.integers(1, 150), outputs=st.integers(1, 40), seed=st.integers(0, 99),
+    rows=st.integers(1, 80), inputs=st.integers(1, 150), outputs=st.integers(1, 40), seed=st.integers(0, 99),
     activation=st.sampled_from([None, *ACTIVATION_NUMBERS]), add=st.booleans(), cap=st.sampled_from([0.0, 3.0]),
     dtype=st.sampled_from(list(TYPES)),
 )  # fmt: skip
@@ -63,7 +67,7 @@ def test_a_linear_layer_and_what_it_reads(rows, inputs, outputs, seed, activatio
 
 @settings(deadline=None, max_examples=30)
 @given(
-    name=st.sampled_from(list(BLOCKS)), rows=st.integers(1, 19), blocks=st.integers(1, 9), outputs=st.integers(1, 20),
+    name=st.sampled_from(list(BLOCKS)), rows=st.integers(1, 80), blocks=st.integers(1, 9), outputs=st.integers(1, 20),
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_blocks_of_integers_are_read_as_they_lie_in_the_file(name, rows, blocks, outputs, seed):
@@ -83,3 +87,34 @@ def test_blocks_of_integers_are_read_as_they_lie_in_the_file(name, rows, blocks,
     assert ((ours - F.linear(x, exact)).abs() <= most + 1e-4).all()
     alone = torch.cat([linear(row[None], torch.from_numpy(weight), BLOCKS[name], outputs) for row in x])
     assert torch.equal(ours, alone)
+
+
+@pytest.mark.parametrize("dtype", list(TYPES))
+def test_a_row_of_a_linear_layer_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    """Bit for bit, whether it is alone, one of eight that go together, or one of the rest."""
+    x, weight = torch.randn(90, 100), torch.randn(50, 100).to(dtype)
+    layer = NativeLinear(weight)
+    alone = torch.cat([layer(row[None]) for row in x])
+    for rows in (*range(1, 18), 64, 65, 90):
+        assert torch.equal(layer(x[:rows]), alone[:rows])
+
+
+def test_extreme_numbers_pass_through() -> None:
+    x = torch.tensor([[float("inf"), 0.0], [float("nan"), 0.0], [3e38, 3e38]])
+    got = NativeLinear(torch.ones(1, 2, dtype=torch.bfloat16))(x)
+    assert got[0].isinf() and got[1].isnan() and got[2].isinf()
+
+
+def test_without_native_code_this_is_said() -> None:
+    """In a process of its own, since the library is loaded once."""
+    program = "import torch; from pellucid.operations import step; print(step.describe(torch.float32))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PELLUCID_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "PyTorch (not native: PELLUCID_NATIVE=0 switches it off)\n"
+    assert step.describe(torch.float32) == "native"
+    assert step.describe(torch.float16) == "PyTorch (not native: its type is float16)"
