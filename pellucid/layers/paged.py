@@ -25,7 +25,8 @@ class PagedCache:
     """Keys and values of every layer, in `num_blocks` blocks. windows: each layer's window or None.
 
     Numbers that are multiplied together lie side by side, P = 2 of bfloat16 and 1 of others. Keys are
-    (blocks, K, D / P, B, P), so that the scores of a block's keys are computed together; values (blocks, K, B / P, D, P).
+    (blocks, K, D / P, B, P), so that the scores of a block's keys are computed together, values
+    (blocks, K, B / P, D, P).
     """
 
     def __init__(
