@@ -36,15 +36,14 @@ def why_not_native(model: Decoder) -> str | None:
         return reason
     if model.dtype == torch.bfloat16 and c.head_dim % 2:
         return f"its heads have an odd size, {c.head_dim}"
-    if any(len({type_of(part) for part in parts}) > 1 for parts in read_together(model)):
-        return "query, key and value, or gate and up, lie in different formats"
     return None
 
 
 class NativeStep:
     """`model` over `cache`, for steps of any size: `ROWS` rows go through the model at a time.
 
-    Query, key and value become one matrix, of which the model's own parameters are parts; so do gate and up.
+    Query, key and value become one matrix where they are of one type, and the model's own parameters are parts of it;
+    so do gate and up.
     """
 
     def __init__(self, model: Decoder, cache: PagedCache, max_length: int):
@@ -141,7 +140,7 @@ class NativeStep:
             "type": TYPES[cache.keys.dtype],
         }
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
-        self._linear(fused([attention.query, attention.key, attention.value]), x, self.heads)
+        self._side_by_side([attention.query, attention.key, attention.value], x, self.heads)
         if attention.query_norm is not None and attention.key_norm is not None:
             self._norm(attention.query_norm, self.heads, self.heads, heads=H)
             self._norm(attention.key_norm, self.heads[:, H * D :], self.heads[:, H * D :], heads=K)
@@ -155,10 +154,18 @@ class NativeStep:
 
     def _feed_forward(self, block: Block, x: Tensor, to: Tensor, add: int) -> None:
         layer, gated = block.feed_forward, ACTIVATIONS[self.config.activation][1]
-        up = fused([layer.gate, layer.up]) if layer.gate is not None else Matrix.of(layer.up)
-        self._linear(up, x, self.wide)
+        self._side_by_side([layer.up] if layer.gate is None else [layer.gate, layer.up], x, self.wide)
         number = ACTIVATION_NUMBERS[self.config.activation]
         self._linear(Matrix.of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
+
+    def _side_by_side(self, linears: Sequence[nn.Module], x: Tensor, to: Tensor) -> None:
+        """Layers that read the same input: one matrix where their weights are of one type."""
+        if len({type_of(linear) for linear in linears}) == 1:
+            self._linear(fused(linears) if len(linears) > 1 else Matrix.of(linears[0]), x, to)
+            return
+        for matrix in map(Matrix.of, linears):
+            self._linear(matrix, x, to, stride=to.stride(0))
+            to = to[:, len(matrix.weight) :]
 
     def _linear(self, matrix: Matrix, x: Tensor, to: Tensor | None, **fields: float) -> None:
         self.program.add(
@@ -236,15 +243,6 @@ def type_of(module: nn.Module) -> int:
         return BLOCKS[module.format]
     assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
     return TYPES[module.weight.dtype]
-
-
-def read_together(model: Decoder) -> Iterator[list[nn.Module]]:
-    """The layers that read the same input, and become one matrix."""
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        yield [block.attention.query, block.attention.key, block.attention.value]
-        if block.feed_forward.gate is not None:
-            yield [block.feed_forward.gate, block.feed_forward.up]
 
 
 def fused(linears: Sequence[nn.Module]) -> Matrix:

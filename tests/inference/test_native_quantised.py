@@ -10,7 +10,6 @@ from torch import Tensor
 
 import pellucid
 from pellucid.inference.engine import Engine
-from pellucid.inference.native_step import why_not_native
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.runner import Runner
 from pellucid.inference.step import Chunk, Step
@@ -87,15 +86,18 @@ def test_a_row_does_not_depend_on_its_neighbours(format: str) -> None:  # noqa: 
 
 
 @torch.no_grad()
-def test_formats_that_cannot_be_one_matrix_go_through_pytorch() -> None:
-    model, other = random_model(CONFIGS["llama"]), random_model(CONFIGS["llama"])
+def test_layers_of_different_formats_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other, plain = (random_model(CONFIGS["llama-biases"]) for _ in range(3))
     quantise(model, "int8")
     quantise(other, "int4")
     model.blocks[1].attention.value = other.blocks[1].attention.value
-    assert why_not_native(model) == "query, key and value, or gate and up, lie in different formats"
+    model.blocks[2].feed_forward.gate = plain.blocks[2].feed_forward.gate
     tokens = a_text(model, 24)
-    whole = model(torch.tensor([tokens]))[0]
-    torch.testing.assert_close(all_logits(Runner(model, 4), tokens), whole, rtol=1e-4, atol=1e-4)
+    ours = all_logits(Runner(model, 4), tokens)
+    product = Quantised.product
+    monkeypatch.setattr(Quantised, "product", lambda self, x: product(self, rounded_to_bytes(x)))
+    off = (ours - model(torch.tensor([tokens]))[0]).abs() / (ours.abs().max() + 1)
+    assert off.median() < 1e-5 and off.max() < 0.02
 
 
 @pytest.fixture(scope="module")
