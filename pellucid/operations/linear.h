@@ -8,11 +8,25 @@
 #include <immintrin.h>
 #endif
 
-// CHUNK numbers in float32. Of bfloat16, one load gives those at even places, shifted up, and those at odd ones, masked.
-struct Wide {
+// What is loaded of a row at once stays in its register, and is not loaded again for each product.
+#ifdef __AVX512F__
+#define HELD(vector) asm("" : "+v"(vector))
+#else
+#define HELD(vector)
+#endif
+
+// Numbers of a row that are loaded at once.
+struct Plain {  // of float32
+    static constexpr long SIZE = LANES;
+    floats numbers;
+    Plain() = default;
+    explicit Plain(const float* place) : numbers(load(place)) { HELD(numbers); }
+};
+
+struct Wide {  // of bfloat16, in float32: one load gives those at even places, shifted up, and those at odd ones, masked
+    static constexpr long SIZE = 2 * LANES;
     floats low, high;
     Wide() = default;
-    explicit Wide(const float* place) : low(load(place)), high(load(place + LANES)) {}
     explicit Wide(const uint16_t* place) {
         words pairs;
         std::memcpy(&pairs, place, sizeof pairs);
@@ -20,31 +34,39 @@ struct Wide {
         std::memcpy(&low, &even, sizeof even);
         std::memcpy(&high, &odd, sizeof odd);
     }
+    explicit Wide(const float* place) : low(load(place)), high(load(place + LANES)) {}
 };
 
+inline void add_product(floats& sums, const Plain& w, const Plain& x) { sums += w.numbers * x.numbers; }
 inline void add_product(floats& sums, const Wide& w, const Wide& x) { sums += w.low * x.low + w.high * x.high; }
 
 // How weights of type T are read and multiplied, a Chunk at a time. `arrange` lays a row of x out to match; what is left
 // behind its last whole chunk stays in order.
 template <typename T>
 struct Reader {
+    typedef Plain Chunk;
+    typedef float Arranged;
+    static void arrange(const float* x, float* chunk) { std::memcpy(chunk, x, sizeof(Chunk)); }
+};
+
+#ifndef __AVX512BF16__
+template <>
+struct Reader<uint16_t> {
     typedef Wide Chunk;
     typedef float Arranged;
     static void arrange(const float* x, float* chunk) {
         for (int i = 0; i < LANES; i++) {
-            chunk[i] = x[sizeof(T) == 4 ? i : 2 * i];
-            chunk[LANES + i] = x[sizeof(T) == 4 ? LANES + i : 2 * i + 1];
+            chunk[i] = x[2 * i];
+            chunk[LANES + i] = x[2 * i + 1];
         }
     }
 };
-
-#ifdef __AVX512BF16__  // one instruction for 32 products of bfloat16
-struct Pairs {
+#else
+struct Pairs {  // of bfloat16: one instruction for 32 products
+    static constexpr long SIZE = 2 * LANES;
     __m512bh pairs;
     Pairs() = default;
-    explicit Pairs(const uint16_t* place) : pairs((__m512bh)_mm512_loadu_si512(place)) {
-        asm("" : "+v"(pairs));  // it stays in its register, and is not loaded again for each product
-    }
+    explicit Pairs(const uint16_t* place) : pairs((__m512bh)_mm512_loadu_si512(place)) { HELD(pairs); }
 };
 
 inline void add_product(floats& sums, const Pairs& w, const Pairs& x) {
@@ -72,8 +94,9 @@ constexpr long TOGETHER = 8;
 // Row m of a group of S.
 template <typename T>
 inline void lay_out(const float* row, long m, long S, long inputs, typename Reader<T>::Arranged* group) {
-    const long whole = inputs / CHUNK * CHUNK, rest = inputs - whole;
-    for (long k = 0; k < whole; k += CHUNK) Reader<T>::arrange(row + k, group + k * S + m * CHUNK);
+    constexpr long SIZE = Reader<T>::Chunk::SIZE;
+    const long whole = inputs / SIZE * SIZE, rest = inputs - whole;
+    for (long k = 0; k < whole; k += SIZE) Reader<T>::arrange(row + k, group + k * S + m * SIZE);
     for (long k = whole; k < inputs; k++) narrow_to(row[k], group + whole * S + m * rest + k - whole);
 }
 
@@ -85,15 +108,15 @@ constexpr long AHEAD = 12288;  // bytes: so far ahead weights are fetched, into 
 template <int W, int M, typename T, typename X>
 inline void tile(const X* x, long S, const T* w, long inputs, floats (&sums)[W][M]) {
     typedef typename Reader<T>::Chunk Chunk;
+    constexpr long SIZE = Chunk::SIZE;
     const T* next = w + AHEAD / sizeof(T);
-    for (long k = 0; k + CHUNK <= inputs; k += CHUNK, x += S * CHUNK) {
+    for (long k = 0; k + SIZE <= inputs; k += SIZE, x += S * SIZE) {
         Chunk chunks[M];
 #pragma GCC unroll 16
-        for (int m = 0; m < M; m++) chunks[m] = Chunk(x + m * CHUNK);
+        for (int m = 0; m < M; m++) chunks[m] = Chunk(x + m * SIZE);
 #pragma GCC unroll 16
-        for (int r = 0; r < W; r++, next += CHUNK) {
+        for (int r = 0; r < W; r++, next += SIZE) {
             __builtin_prefetch(next, 0, 2);
-            if (sizeof(T) == 4) __builtin_prefetch(next + LANES, 0, 2);
             const Chunk weights(w + r * inputs + k);
 #pragma GCC unroll 16
             for (int m = 0; m < M; m++) add_product(sums[r][m], weights, chunks[m]);
@@ -104,12 +127,13 @@ inline void tile(const X* x, long S, const T* w, long inputs, floats (&sums)[W][
 // y[m][n] = x_m w_n for M rows x of a group, from the m-th on, and W rows of weights; y: a row is `stride` numbers long.
 template <int W, int M, typename T, typename X>
 inline void products(const X* group, long m, long S, const T* w, long inputs, float* y, long stride) {
-    const long whole = inputs / CHUNK * CHUNK, rest = inputs - whole;
+    constexpr long SIZE = Reader<T>::Chunk::SIZE;
+    const long whole = inputs / SIZE * SIZE, rest = inputs - whole;
     constexpr int TWO = W > 1 ? 2 : 1;  // rows of weights at once: memory gives two streams as fast as one, but not more
     floats sums[W * M] = {};
     for (int r = 0; r < W; r += TWO) {
         floats some[TWO][M] = {};
-        tile(group + m * CHUNK, S, w + r * inputs, inputs, some);
+        tile(group + m * SIZE, S, w + r * inputs, inputs, some);
         for (int i = 0; i < TWO * M; i++) sums[r * M + i] = some[i / M][i % M];
     }
     alignas(64) float totals[W * M];

@@ -11,7 +11,6 @@ constexpr int LANES = 16;  // numbers in a vector
 #else
 constexpr int LANES = 8;
 #endif
-constexpr int CHUNK = 2 * LANES;  // numbers read at once
 typedef float floats __attribute__((vector_size(LANES * 4)));
 typedef float floats8 __attribute__((vector_size(32)));
 typedef float floats4 __attribute__((vector_size(16)));
