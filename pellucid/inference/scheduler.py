@@ -181,12 +181,10 @@ class Scheduler:
         for (sequence, chunk), tokens in zip(self._step.items(), accepted, strict=True):
             if sequence.state != "running":
                 continue
-            if tokens is None:
-                sequence.computed += len(chunk.tokens) - 1
-                self._settle(sequence, chunk.start)
-                continue
             known = min(len(chunk.tokens), sequence.pending)
             drafted = chunk.tokens[known:]
+            if tokens is None:
+                known, tokens = known - 1, []
             if tokens and (known < sequence.pending or tokens[:-1] != drafted[: len(tokens) - 1]):
                 raise ValueError(
                     f"{tokens} do not follow from a step that computed {known} tokens and drafted {drafted}"

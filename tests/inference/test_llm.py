@@ -65,6 +65,19 @@ def test_weights_are_rounded_where_that_is_asked_for(folder: Path) -> None:
         LLM(folder, quantize="int3")
 
 
+def test_a_draft_model_changes_no_answer(llm: LLM, folder: Path) -> None:
+    params = SamplingParams(temperature=0.9, seed=4, max_tokens=12, ignore_eos=True)
+    guessed = LLM(folder, dtype="float32", num_blocks=32, draft=folder, guesses=2)
+    one, other = ([output.text for output in each.generate(["the one", "on"], params)] for each in (llm, guessed))
+    assert one == other and guessed.engine.stats()["guesses_taken"] > 0
+
+
+def test_beams_are_given_from_the_best_down(llm: LLM) -> None:
+    [output] = llm.generate("on", SamplingParams(beam_width=3, n=2, max_tokens=6, logprobs=0, seed=0))
+    means = [sum(answer.logprobs or []) / len(answer.token_ids) for answer in output.answers]
+    assert len(means) == 2 and means[0] >= means[1] and output.answers[0].text != output.answers[1].text
+
+
 def test_what_cannot_be_answered_is_refused_and_leaves_nothing(llm: LLM) -> None:
     with pytest.raises(InputError, match="the prompt has 64 tokens and the context holds 64"):
         llm.generate(["on", [1] * 64], GREEDY)

@@ -95,6 +95,13 @@ class SchedulerStates(RuleBasedStateMachine):
         with pytest.raises(InputError, match="not under way"):
             self.scheduler.finish(sequence)
 
+    @precondition(lambda self: self.scheduler.running)
+    @rule(seed=seeds)
+    def give_place(self, seed: int) -> None:
+        sequence = random.Random(seed).choice(self.scheduler.running)
+        self.scheduler.preempt(sequence)
+        assert sequence in self.scheduler.waiting and not sequence.table
+
     @precondition(lambda self: self.accounts)
     @rule(seed=seeds, count=st.integers(1, 4), drafts=st.sampled_from([0, 0, 3]))
     def steps(self, seed: int, count: int, drafts: int) -> None:
@@ -118,19 +125,22 @@ class SchedulerStates(RuleBasedStateMachine):
             own = self.accounts.get(sequence)
             if own is None:
                 continue
-            own.tokens += tokens
+            own.tokens += tokens or []
             own.scored = max(own.scored, sequence.computed)
             if len(own.tokens) == own.final:
                 self.finish(sequence)
 
-    def answer(self, step: Step, sequences: list[Sequence], draw: random.Random) -> list[list[int]]:
-        """As many drafted tokens as the dice want, and one more."""
-        accepted = []
+    def answer(self, step: Step, sequences: list[Sequence], draw: random.Random) -> list[list[int] | None]:
+        """As many drafted tokens as the dice want, and one more; now and then it cannot be said yet."""
+        accepted: list[list[int] | None] = []
         for chunk, sequence in zip(step.chunks, sequences, strict=True):
             own = self.accounts[sequence]
             drafted = chunk.start + len(chunk.tokens) - len(own.tokens)
             if drafted < 0:
                 accepted.append([])
+                continue
+            if draw.random() < 0.1:
+                accepted.append(None)
                 continue
             good = draw.randint(0, drafted)
             draft = chunk.tokens[len(chunk.tokens) - drafted :]
@@ -217,10 +227,11 @@ class SchedulerStates(RuleBasedStateMachine):
         """All that is under way ends, in a number of steps that its tokens allow; and the cache is empty then."""
         if not hasattr(self, "scheduler"):
             return
-        for _ in range((len(self.accounts) + 1) * sum(own.final for own in self.accounts.values())):
+        draw = random.Random(0)
+        for _ in range(2 * (len(self.accounts) + 1) * sum(own.final for own in self.accounts.values())):
             if not self.accounts:
                 break
-            self.step(random.Random(0), drafts=0, abort=False)
+            self.step(draw, drafts=0, abort=False)
         assert not self.accounts and not self.scheduler.busy
         assert self.pool.references == [0] * self.pool.count and self.pool.used == 0
 
@@ -252,6 +263,8 @@ def test_a_long_day(seed: int) -> None:
             day.split(draw.choice(running), [draw.randrange(2) for _ in range(draw.randint(1, 3))])
         elif event < 0.45 and day.accounts:
             day.abort(draw.randrange(100))
+        elif event < 0.5 and running:
+            day.give_place(draw.randrange(100))
         else:
             day.step(draw, drafts=draw.choice([0, 3]), abort=draw.random() < 0.05)
         day.blocks_are_accounted_for()
