@@ -46,7 +46,10 @@ def test_f16_is_the_default_of_files_and_notes_are_printed(tmp_path: Path, capsy
     [
         (["{folder}", "{tmp}/m.gguf", "--dtype", "float16"], "--dtype is of folders"),
         (["{folder}", "{tmp}/other", "--type", "q8_0"], "--type is of GGUF files"),
-        (["{folder}", "{tmp}/m.gguf", "--type", "q4_k"], "type = 'q4_k': it must be one of f32, f16, bf16, q8_0, q4_0, q4_1"),
+        (
+            ["{folder}", "{tmp}/m.gguf", "--type", "q4_k"],
+            "type = 'q4_k': it must be one of f32, f16, bf16, q8_0, q4_0, q4_1",
+        ),
         (["{folder}", "{tmp}/other", "--dtype", "float8"], "dtype = 'float8': it must be one of auto"),
         (["{tmp}/nothing", "{tmp}/m.gguf"], "there is no model"),
         (["{folder}", "{tmp}"], "so it is not just a model folder"),
