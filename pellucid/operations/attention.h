@@ -78,12 +78,11 @@ struct Factor<uint16_t> {
 };
 
 inline void add_product(floats& sums, const Factor<uint16_t>::Own& factor, const Wide& numbers) {
-    sums += factor.first * numbers.low;
-    sums += factor.second * numbers.high;
+    sums = fused(all(factor.second), numbers.high, fused(all(factor.first), numbers.low, sums));
 }
 #endif
 
-inline void add_product(floats& sums, float factor, const floats& numbers) { sums += factor * numbers; }
+inline void add_product(floats& sums, float factor, const floats& numbers) { sums = fused(all(factor), numbers, sums); }
 inline floats numbers_at(const float* place) { return load(place); }
 inline typename Reader<uint16_t>::Chunk numbers_at(const uint16_t* place) { return typename Reader<uint16_t>::Chunk(place); }
 
@@ -243,7 +242,8 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
             for (int i = 0; i < size; i++) {
                 float total = 0;
                 for (long t = first; t < last; t++)
-                    total += scores[(n + i) * length + t - begin] * widen(asked.value(t / P * P)[d * P + t % P]);
+                    total = __builtin_fmaf(scores[(n + i) * length + t - begin],
+                                           widen(asked.value(t / P * P)[d * P + t % P]), total);
                 to[i * (FOUND + D) + FOUND + d] = total;
             }
     });

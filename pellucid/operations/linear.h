@@ -4,10 +4,6 @@
 
 #include "vectors.h"
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 // What is loaded of a row at once stays in its register, and is not loaded again for each product.
 #ifdef __AVX512F__
 #define HELD(vector) asm("" : "+v"(vector))
@@ -37,8 +33,10 @@ struct Wide {  // of bfloat16, in float32: one load gives those at even places, 
     explicit Wide(const float* place) : low(load(place)), high(load(place + LANES)) {}
 };
 
-inline void add_product(floats& sums, const Plain& w, const Plain& x) { sums += w.numbers * x.numbers; }
-inline void add_product(floats& sums, const Wide& w, const Wide& x) { sums += w.low * x.low + w.high * x.high; }
+inline void add_product(floats& sums, const Plain& w, const Plain& x) { sums = fused(w.numbers, x.numbers, sums); }
+inline void add_product(floats& sums, const Wide& w, const Wide& x) {
+    sums = fused(w.high, x.high, fused(w.low, x.low, sums));
+}
 
 // How weights of type T are read and multiplied, a Chunk at a time. `arrange` lays a row of x out to match; what is left
 // behind its last whole chunk stays in order.
@@ -140,7 +138,8 @@ inline void products(const X* group, long m, long S, const T* w, long inputs, fl
     add_up(sums, totals);
     for (int i = 0; i < W * M; i++) {
         const X* left = group + whole * S + (m + i % M) * rest;
-        for (long k = 0; k < rest; k++) totals[i] += widen(w[i / M * inputs + whole + k]) * widen(left[k]);
+        for (long k = 0; k < rest; k++)  // rounded once, whatever else a compiler makes of the loop around it
+            totals[i] = __builtin_fmaf(widen(w[i / M * inputs + whole + k]), widen(left[k]), totals[i]);
         y[(m + i % M) * stride + i / M] = totals[i];
     }
 }

@@ -8,10 +8,6 @@
 
 #include "linear.h"
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
 constexpr int BLOCK = 32, HALF = 16;
 
 // The float16 at a place. Shifted into a float32, its exponent is 112 too small; that makes subnormals right too.
@@ -187,8 +183,8 @@ inline void add_block(const Columns& w, const Rounded& x, long b, long m, long S
         for (int i = 0; i < M; i++) sums[i] = add_products(sums[i], w.u[g], bytes + i * BLOCK + 4 * g);
 #pragma GCC unroll 8
     for (int i = 0; i < M; i++) {
-        y[i] += __builtin_convertvector(sums[i], floats) * (w.d * scales[i]);
-        y[i] += w.o * totals[i];
+        y[i] = fused(__builtin_convertvector(sums[i], floats), w.d * scales[i], y[i]);
+        y[i] = fused(w.o, all(totals[i]), y[i]);
     }
 }
 
