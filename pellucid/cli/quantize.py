@@ -192,7 +192,7 @@ def say_what_stays(model: Decoder, blocks: dict[str, Blocks], to_gguf: bool) -> 
 
     kept = [name for name, weight in model.named_parameters() if is_matrix(name, weight) and name not in blocks]
     if "embedding.weight" in kept and not to_gguf:
-        tied = " and the head, which is the same matrix," if model.config.tie_embeddings else ""
+        tied = ", which is the head's matrix too," if model.config.tie_embeddings else ""
         warnings.warn(
             f"the embedding{tied} stays in 16 bits, as the layout wants it: a .gguf file has it in few bits too",
             stacklevel=2,
