@@ -28,6 +28,10 @@ Deterministic = Annotated[
     ),
 ]
 
+Int8Cache = Annotated[
+    bool, typer.Option("--int8-cache", help="Keep keys and values as bytes: twice as many tokens in the same memory.")
+]
+
 
 def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None = None) -> tuple[Decoder, Tokenizer]:
     """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why.

@@ -71,6 +71,7 @@ def serve(
     dtype: running.Dtype = "auto",
     quantize: running.Quantize = None,
     deterministic: running.Deterministic = False,
+    int8_cache: running.Int8Cache = False,
     sampling: Sampling = NOTHING,
 ) -> None:
     """Serve a model to OpenAI clients: chat, completions, tools, streams, log-probabilities, metrics.
@@ -90,7 +91,14 @@ def serve(
     timeline: Timeline = context.obj
     with listen(host, port) as listening:
         engine = open_engine(
-            model, dtype, timeline, quantize=quantize, draft=draft, guesses=guesses, deterministic=deterministic
+            model,
+            dtype,
+            timeline,
+            quantize=quantize,
+            draft=draft,
+            guesses=guesses,
+            deterministic=deterministic,
+            int8_cache=int8_cache,
         )
         from pellucid.serving.app import create_app
         from pellucid.serving.service import Settings

@@ -59,6 +59,7 @@ class Engine:
     before; 0: none, or with a draft model `MOST_GUESSES`.
     deterministic: log-probabilities are the same to the last bit, whatever else is under way, in whatever pieces
     prompts are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
+    int8_cache: keys and values are kept as bytes, in half of bfloat16's memory; log-probabilities move a little.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Engine:
         draft: tuple[Decoder, Tokenizer] | None = None,
         guesses: int = 0,
         deterministic: bool = False,
+        int8_cache: bool = False,
     ):
         context, vocab_size = model.config.max_positions, drawable(model, tokenizer)
         if deterministic:
@@ -84,13 +86,14 @@ class Engine:
         if num_blocks is None:
             most = max_sequences * math.ceil(context / block_size)
             beside = 0 if draft is None else bytes_a_token(draft[0].config, draft[0].dtype)
-            num_blocks = blocks_that_fit(model.config, model.dtype, model.device, block_size, most, beside)
+            kept = torch.int8 if int8_cache else model.dtype
+            num_blocks = blocks_that_fit(model.config, kept, model.device, block_size, most, beside)
             self.size_of_cache = (
                 f"all that {max_sequences} sequences can fill" if num_blocks == most else "half of the free memory"
             )
         self.model, self.tokenizer = model, tokenizer
         self.vocab_size = model.config.vocab_size
-        self.runner = Runner(model, num_blocks, block_size, native=native)
+        self.runner = Runner(model, num_blocks, block_size, native=native, int8_cache=int8_cache)
         self.scheduler = Scheduler(
             BlockPool(num_blocks, block_size), max_tokens_per_step=max_tokens_per_step, max_sequences=max_sequences,
             max_length=context,

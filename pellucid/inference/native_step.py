@@ -20,7 +20,19 @@ from pellucid.layers.positions import Rope, alibi_slopes, frequencies
 from pellucid.layers.quantised import Quantised
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.gated import ACTIVATIONS
-from pellucid.operations.step import ACTIVATION_NUMBERS, BLOCKS, FEW, LANES, TYPES, Kind, Program, Rows, span, why_not
+from pellucid.operations.step import (
+    ACTIVATION_NUMBERS,
+    BLOCKS,
+    CACHE_TYPES,
+    FEW,
+    LANES,
+    TYPES,
+    Kind,
+    Program,
+    Rows,
+    span,
+    why_not,
+)
 
 ROWS = 512  # that go through the model at once
 
@@ -137,9 +149,11 @@ class NativeStep:
             "kv_heads": K,
             "dim": D,
             "block": cache.block_size,
-            "type": TYPES[cache.keys.dtype],
+            "type": CACHE_TYPES[cache.keys.dtype],
         }
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
+        if cache.scales is not None:
+            shape |= {"key_scales": cache.scales[0, layer], "value_scales": cache.scales[1, layer]}
         self._side_by_side([attention.query, attention.key, attention.value], x, self.heads)
         if attention.query_norm is not None and attention.key_norm is not None:
             self._norm(attention.query_norm, self.heads, self.heads, heads=H)

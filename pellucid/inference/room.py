@@ -15,8 +15,9 @@ GROUP = Path("/sys/fs/cgroup")  # what a container may use at most
 
 
 def bytes_a_token(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Of keys and values, over all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+    """Of keys and values, over all layers. dtype int8: with a scale each, see `PagedCache`."""
+    size = config.head_dim * dtype.itemsize + (4 if dtype == torch.int8 else 0)
+    return 2 * config.num_layers * config.num_kv_heads * size
 
 
 def free_memory(device: torch.device) -> int:

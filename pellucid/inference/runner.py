@@ -18,13 +18,17 @@ from pellucid.models.decoder import Decoder
 
 class Runner:
     """A model with its cache of `num_blocks` blocks. native: use the native step where it can run (`why_not` says why
-    it does not)."""
+    it does not). int8_cache: keys and values are kept as bytes."""
 
-    def __init__(self, model: Decoder, num_blocks: int, block_size: int = 16, *, native: bool = True):
+    def __init__(
+        self, model: Decoder, num_blocks: int, block_size: int = 16, *, native: bool = True, int8_cache: bool = False
+    ):
         c = model.config
         windows = [c.layer_window(layer) for layer in range(c.num_layers)]
         self.model = model
-        self.cache = PagedCache(num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, model.dtype, model.device)
+        self.cache = PagedCache(
+            num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, model.dtype, model.device, as_bytes=int8_cache
+        )
         self.slopes = alibi_slopes(c.num_heads).to(model.device) if c.position == "alibi" else None
         self.why_not = why_not_native(model) if native else "it is switched off"
         length = min(c.max_positions, num_blocks * block_size)

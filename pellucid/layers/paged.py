@@ -27,6 +27,9 @@ class PagedCache:
     Numbers that are multiplied together lie side by side, P = 2 of bfloat16 and 1 of others. Keys are
     (blocks, K, D / P, B, P), so that the scores of a block's keys are computed together, values
     (blocks, K, B / P, D, P).
+
+    dtype: of what is read and written. as_bytes: of a key or value, D bytes and a scale are kept, its largest entry
+    / 127.
     """
 
     def __init__(
@@ -38,10 +41,14 @@ class PagedCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        as_bytes: bool = False,
     ):
         self.num_blocks, self.block_size, self.windows = num_blocks, block_size, tuple(windows)
+        self.dtype, shape = dtype, (len(self.windows), num_blocks, num_kv_heads)
+        self.scales = zeros((2, *shape, block_size), torch.float32, device) if as_bytes else None  # of keys; of values
+        dtype = torch.int8 if as_bytes else dtype
         self.beside = P = 2 if dtype == torch.bfloat16 and head_dim % 2 == block_size % 2 == 0 else 1
-        shape = (len(self.windows), num_blocks, num_kv_heads)
         self.keys = zeros((*shape, head_dim // P, block_size, P), dtype, device)
         self.values = zeros((*shape, block_size // P, head_dim, P), dtype, device)
 
@@ -49,12 +56,19 @@ class PagedCache:
         """What stands in the first block of each pair, into the second."""
         if pairs:
             before, after = (torch.tensor(blocks, device=self.keys.device) for blocks in zip(*pairs, strict=True))
-            for held in (self.keys, self.values):
+            for held in (self.keys, self.values, *(self.scales if self.scales is not None else ())):
                 held[:, after] = held[:, before]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """key, value: (N, K, D), of the tokens at `slots` (N,): block * B + place in the block."""
         block, place, P = slots // self.block_size, slots % self.block_size, self.beside
+        if self.scales is not None:
+            for scales, numbers in zip(self.scales, (key, value), strict=True):
+                scales[layer][block, :, place] = numbers.abs().amax(-1).float() / 127
+            key, value = (
+                torch.round(one.float() / scales[layer][block, :, place, None].clamp_min(1e-30)).to(torch.int8)
+                for one, scales in zip((key, value), self.scales, strict=True)
+            )
         self.keys[layer][block, :, :, place] = key.unflatten(-1, (-1, P))
         self.values[layer][block, :, place // P, :, place % P] = value
 
@@ -62,10 +76,14 @@ class PagedCache:
         """The keys and values (1, K, length, D) of the first `length` tokens in the blocks of `table`."""
         keys = self.keys[layer][table].permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)  # (K, blocks * B, D)
         values = self.values[layer][table].permute(1, 0, 2, 4, 3).flatten(1, 3)
+        if self.scales is not None:
+            key_scales, value_scales = self.scales[:, layer, table].transpose(1, 2).flatten(2)[..., None]
+            keys, values = (keys * key_scales).to(self.dtype), (values * value_scales).to(self.dtype)
         return keys[None, :, :length], values[None, :, :length]
 
     def num_bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
+        scales = 0 if self.scales is None else self.scales.numel() * self.scales.element_size()
+        return 2 * self.keys.numel() * self.keys.element_size() + scales
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

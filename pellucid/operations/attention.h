@@ -40,7 +40,7 @@ struct Tile {
     long first, rows;
 };
 
-// How many numbers of the cache stand side by side that are multiplied together: two of bfloat16, one of float32.
+// How many numbers of the cache stand side by side that are multiplied together: two of bfloat16, one of others.
 template <typename C>
 constexpr long BESIDE = sizeof(C) == 2 ? 2 : 1;
 
@@ -84,6 +84,7 @@ inline void add_product(floats& sums, const Factor<uint16_t>::Own& factor, const
 
 inline void add_product(floats& sums, float factor, const floats& numbers) { sums = fused(all(factor), numbers, sums); }
 inline floats numbers_at(const float* place) { return load(place); }
+inline floats numbers_at(const int8_t* place) { return load(place); }
 inline typename Reader<uint16_t>::Chunk numbers_at(const uint16_t* place) { return typename Reader<uint16_t>::Chunk(place); }
 
 // What the queries of a tile ask of one key-value head.
@@ -92,6 +93,7 @@ struct Asked {
     typedef typename Factor<C>::Own Own;
     static constexpr long P = BESIDE<C>;
     const C *keys, *values;  // the layer's, of this head: (blocks, K, D / P, B, P) and (blocks, K, B / P, D, P)
+    const float *key_scales, *value_scales;  // of bytes: (blocks, K, B), what each key and value was divided by
     const int64_t* table;    // the blocks of the sequence
     long B, D, apart;        // from one block's numbers to those of the next
     long Q;
@@ -103,6 +105,7 @@ struct Asked {
 
     const C* key(long t) const { return keys + table[t / B] * apart + t % B * P; }       // LANES keys from t on: their first
     const C* value(long t) const { return values + table[t / B] * apart + t % B * D; }  // P values from t on
+    floats scales(const float* of, long t) const { return load(of + table[t / B] * (apart / D) + t % B); }  // of LANES keys
     long start(long q) const { return window && ends[q] > window ? ends[q] - window : 0; }
 };
 
@@ -207,6 +210,7 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
             score<size>(asked, n, keys, s);
             for (int i = 0; i < size; i++) {
                 const long q = n + i;
+                if constexpr (sizeof(C) == 1) s[i] *= asked.scales(asked.key_scales, t);
                 if (asked.cap > 0) s[i] = asked.cap * hyperbolic_tangent(s[i] / asked.cap);
                 if (asked.slopes) s[i] -= asked.slopes[q] * (float(asked.ends[q] - 1) - places);
                 s[i] = places < float(asked.ends[q]) ? s[i] : all(-INFINITY);
@@ -223,7 +227,10 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
         for (long t = 0; t < length; t += LANES) {
             const floats p = exponential(load(s + t) - away);
             store(p, s + t);
-            Factor<C>::of(p, &factors[(q * length + t) / P]);
+            if constexpr (sizeof(C) == 1)
+                Factor<C>::of(p * asked.scales(asked.value_scales, begin + t), &factors[(q * length + t) / P]);
+            else
+                Factor<C>::of(p, &factors[(q * length + t) / P]);
             total += p;
         }
         found[q * (FOUND + D)] = m;
@@ -241,9 +248,12 @@ void attend_span(const Asked<C>& asked, long first, long last, float* found) {
         for (; d < D; d++)
             for (int i = 0; i < size; i++) {
                 float total = 0;
-                for (long t = first; t < last; t++)
-                    total = __builtin_fmaf(scores[(n + i) * length + t - begin],
-                                           widen(asked.value(t / P * P)[d * P + t % P]), total);
+                for (long t = first; t < last; t++) {
+                    const float own = sizeof(C) == 1 ? asked.value_scales[asked.table[t / asked.B] * (asked.apart / D) +
+                                                                          t % asked.B] : 1;
+                    const float v = own * widen(asked.value(t / P * P)[d * P + t % P]);
+                    total = __builtin_fmaf(scores[(n + i) * length + t - begin], v, total);
+                }
                 to[i * (FOUND + D) + FOUND + d] = total;
             }
     });

@@ -21,7 +21,7 @@
 namespace {
 
 enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
-enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS };
+enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS, INT8 };  // INT8: of the cache alone
 enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
 constexpr long FEW = 16;     // rows, up to which threads rather do a thing twice than wait for one another
 constexpr long ROWS = 64, OUTPUTS = 64;  // of a linear layer that a thread computes before it puts them away
@@ -92,6 +92,7 @@ struct Operation {
     int64_t centred;                   // NORM: LayerNorm
     int64_t heads, kv_heads, dim, window, block;  // STORE, ATTEND
     void *keys, *values;               // the cache: keys (blocks, K, D / P, block, P), values (blocks, K, block / P, D, P)
+    float *key_scales, *value_scales;  // of a cache of bytes: (blocks, K, block)
     const float *angles;               // STORE: (R, D), cos and then sin of D / 2 angles; null: it does not turn
     const float *slopes;               // ATTEND: ALiBi's, or null
     float *parts;                      // ATTEND: room for what the spans of few rows find
@@ -295,6 +296,20 @@ inline void turn(float* x, const float* angles, long dim) {
     }
 }
 
+// D numbers to places that are `stride(d)` away. Of bytes, x = s q with s the largest |x| / 127, q rounded, halves away from
+// zero; s goes to `scale`.
+template <typename C, typename Stride>
+inline void put_away(const float* x, C* to, long D, float* scale, const Stride& stride) {
+    if constexpr (sizeof(C) > 1) {
+        for (long d = 0; d < D; d++) store(x[d], to + stride(d));
+        return;
+    }
+    float most = 0;
+    for (long d = 0; d < D; d++) most = std::fabs(x[d]) > most ? std::fabs(x[d]) : most;
+    *scale = most / 127;
+    for (long d = 0; d < D; d++) to[stride(d)] = most > 0 ? C(std::round(x[d] / *scale)) : C(0);
+}
+
 // Queries and keys are turned; keys and values go into the cache. `to`: (R, (H + 2 K) D), query, key, value.
 template <typename C>
 void store_heads(const Operation& op, const Rows& rows) {
@@ -310,8 +325,9 @@ void store_heads(const Operation& op, const Rows& rows) {
         constexpr long P = BESIDE<C>;
         C* keys = (C*)op.keys + (block * op.kv_heads + k) * D * B + offset * P;
         C* values = (C*)op.values + (block * op.kv_heads + k) * B * D + offset / P * P * D + offset % P;
-        for (long d = 0; d < D; d++) store(key[d], keys + d / P * B * P + d % P);
-        for (long d = 0; d < D; d++) store(value[d], values + d * P);
+        const long scale = (block * op.kv_heads + k) * B + offset;
+        put_away(key, keys, D, op.key_scales + scale, [&](long d) { return d / P * B * P + d % P; });
+        put_away(value, values, D, op.value_scales + scale, [&](long d) { return d * P; });
     }
 }
 
@@ -332,7 +348,8 @@ Asked<C> ask(const Operation& op, const Rows& rows, const Tile& tile, long k) {
         ends[q] = rows.positions[r] + 1;
         slopes[q] = op.slopes ? op.slopes[h] : 0;
     }
-    return {(const C*)op.keys + k * D * B, (const C*)op.values + k * D * B, rows.table(tile.first), B, D, K * D * B, Q,
+    return {(const C*)op.keys + k * D * B, (const C*)op.values + k * D * B, op.key_scales + k * B, op.value_scales + k * B,
+            rows.table(tile.first), B, D, K * D * B, Q,
             queries.data(), ends.data(), op.window, op.cap, op.slopes ? slopes.data() : nullptr};
 }
 
@@ -416,8 +433,12 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
                 case Q4_1_BLOCKS: return linear_quantised<Q4_1>(op, rows, team);
                 default: return narrow ? linear<uint16_t>(op, rows, team) : linear<float>(op, rows, team);
             }
-        case STORE: return narrow ? store_heads<uint16_t>(op, rows) : store_heads<float>(op, rows);
-        case ATTEND: return narrow ? attend<uint16_t>(op, rows, team) : attend<float>(op, rows, team);
+        case STORE:
+            if (op.type == INT8) return store_heads<int8_t>(op, rows);
+            return narrow ? store_heads<uint16_t>(op, rows) : store_heads<float>(op, rows);
+        case ATTEND:
+            if (op.type == INT8) return attend<int8_t>(op, rows, team);
+            return narrow ? attend<uint16_t>(op, rows, team) : attend<float>(op, rows, team);
         case TAKE: return take(op, rows);
     }
 }

@@ -33,6 +33,7 @@ class Kind(IntEnum):
 
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+CACHE_TYPES = TYPES | {torch.int8: 5}
 BLOCKS = {"Q8_0": 2, "Q4_0": 3, "Q4_1": 4}  # GGUF's names of formats, as they lie in the file
 
 
@@ -54,7 +55,8 @@ class Operation(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("inputs", "outputs", "stride", "add", "few", "activation", "gated")),
         *((name, ctypes.c_float) for name in ("scale", "cap", "eps")),
         *((name, ctypes.c_int64) for name in ("centred", "heads", "kv_heads", "dim", "window", "block")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "angles", "slopes", "parts")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        *((name, ctypes.c_void_p) for name in ("angles", "slopes", "parts")),
         ("spans", ctypes.c_int64),
     ]
 

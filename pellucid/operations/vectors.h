@@ -39,6 +39,7 @@ inline uint16_t narrow(float value) {
 }
 
 inline float widen(float value) { return value; }
+inline float widen(int8_t value) { return float(value); }
 inline void store(float value, float* place) { *place = value; }
 inline void store(float value, uint16_t* place) { *place = narrow(value); }
 
@@ -56,6 +57,13 @@ inline floats load(const uint16_t* place) {
     floats loaded;
     std::memcpy(&loaded, &wide, sizeof loaded);
     return loaded;
+}
+
+inline floats load(const int8_t* place) {
+    typedef int8_t bytes __attribute__((vector_size(LANES)));
+    bytes narrow;
+    std::memcpy(&narrow, place, sizeof narrow);
+    return __builtin_convertvector(__builtin_convertvector(narrow, integers), floats);
 }
 
 inline void store(floats vector, float* place) { std::memcpy(place, &vector, sizeof vector); }

@@ -61,7 +61,8 @@ def test_every_option_arrives(
 ) -> None:
     options = """--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example
         --allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2
-        --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic --quantize int8 --draft small"""
+        --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic --quantize int8 --draft small
+        --int8-cache"""
     assert frame.run(["serve", "folder/model", *options.split()]) == 0
     settings, drain, _ = served[0]
     assert settings == Settings(
@@ -80,8 +81,8 @@ def test_every_option_arrives(
     assert frame.run(["serve", "folder/model", "--host", "0.0.0.0", "--port", "0"]) == 0
     assert served[1][0].name == "model"
     assert opened == [
-        {"guesses": 4, "deterministic": True, "quantize": "int8", "draft": "small"},
-        {"guesses": 0, "deterministic": False, "quantize": None, "draft": None},
+        {"guesses": 4, "deterministic": True, "quantize": "int8", "draft": "small", "int8_cache": True},
+        {"guesses": 0, "deterministic": False, "quantize": None, "draft": None, "int8_cache": False},
     ]
     assert "anyone who reaches this address may ask" in capsys.readouterr().err
 

@@ -217,3 +217,18 @@ def test_several_answers_and_guesses_go_together() -> None:
     assert run(engine(guesses=3), [(prompt, params)])[0].keys() == {0, 1, 2}
     plain, guessed = (run(engine(guesses=guesses), [(prompt, params)])[0] for guesses in (0, 3))
     assert [ids_of(plain[n]) for n in range(3)] == [ids_of(guessed[n]) for n in range(3)]
+
+
+def test_with_a_cache_of_bytes_answers_do_not_depend_on_the_room_that_there_is_either() -> None:
+    """Nor is a request's log-probability another one in a batch, or after a prefix that the cache holds."""
+    asked = [(prompt, SamplingParams(temperature=0, max_tokens=8, logprobs=0)) for prompt in prompts(5)]
+    own = [run(engine(int8_cache=True), [one])[0][0] for one in asked]
+    small = engine(int8_cache=True, num_blocks=6, max_tokens_per_step=9)
+    for _ in range(2):
+        found = run(small, asked)
+        for number, expected in enumerate(own):
+            assert ids_of(found[number][0]) == ids_of(expected)
+            if small.runner.why_not is None:
+                assert [event.logprob for event in found[number][0]] == [event.logprob for event in expected]
+    plain = engine(num_blocks=6)
+    assert small.runner.cache.num_bytes() < 0.5 * plain.runner.cache.num_bytes()

@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 def test_a_token_takes_what_its_keys_and_values_take() -> None:
     assert room.bytes_a_token(CONFIG, torch.float32) == 1024
     assert room.bytes_a_token(CONFIG, torch.bfloat16) == 512
+    assert room.bytes_a_token(CONFIG, torch.int8) == 256 + 4 * 2 * 2 * 4  # with a scale for each key and value
 
 
 def test_half_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

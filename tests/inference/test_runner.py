@@ -103,3 +103,48 @@ def test_a_long_text_is_attended_to_in_spans_that_come_together_again(window: in
     torch.testing.assert_close(ours, whole, rtol=1e-4, atol=3e-4)
     [alone] = run_all(Runner(model, 48), [tokens], 3, 1)
     assert runner.why_not is not None or torch.equal(ours, alone)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "qwen3"])
+@torch.no_grad()
+def test_a_cache_of_bytes_changes_the_logits_a_little(name: str, native: bool) -> None:
+    """A number is off by 1 / 254 of the largest of its head at most."""
+    model = random_model(MODELS[name])
+    sequences = texts(model, 3)
+    whole = [model(torch.tensor([tokens]))[0] for tokens in sequences]
+    runner = Runner(model, 16, native=native, int8_cache=True)
+    plain = Runner(model, 16).cache
+    assert runner.cache.num_bytes() < 0.5 * plain.num_bytes()
+    for ours, theirs in zip(run_all(runner, sequences, 1, 5), whole, strict=True):
+        away = (ours - theirs).square().mean().sqrt() / theirs.std()
+        assert 0 < away < 0.02
+
+
+@torch.no_grad()
+def test_both_ways_round_keys_and_values_to_the_same_bytes() -> None:
+    model = random_model(CONFIGS["llama"]).to(torch.bfloat16)
+    [tokens] = texts(model, 1)
+    kept = []
+    for native in (True, False):
+        runner = Runner(model.float(), 8, native=native, int8_cache=True)
+        runner.run(Step((Chunk(tokens, 0, list(range(8)), 1),), ()))
+        kept.append(runner.cache)
+    one, two = kept
+    assert one.scales is not None and two.scales is not None
+    torch.testing.assert_close(one.scales, two.scales, rtol=1e-4, atol=1e-6)
+    assert (one.keys - two.keys).abs().max() <= 1 and (one.values - two.values).abs().max() <= 1
+
+
+@torch.no_grad()
+def test_what_is_kept_as_bytes_does_not_depend_on_neighbours_and_is_copied_whole() -> None:
+    model = random_model(CONFIGS["llama"])
+    sequences = texts(model, 3)
+    alone = [run_all(Runner(model, 16, int8_cache=True), [tokens], 2, 1)[0] for tokens in sequences]
+    for ours, theirs in zip(run_all(Runner(model, 16, int8_cache=True), sequences, 3, 5), alone, strict=True):
+        assert torch.equal(ours, theirs)
+    runner = Runner(model, 8, int8_cache=True)
+    tokens = sequences[0][:10]
+    runner.run(Step((Chunk(tokens[:-1], 0, [0], 0),), ()))
+    before = runner.run(Step((Chunk(tokens[-1:], 9, [0], 1),), ((0, 7),))).clone()
+    torch.testing.assert_close(runner.run(Step((Chunk(tokens[-1:], 9, [7], 1),), ())), before)
