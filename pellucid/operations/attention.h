@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "elementwise.h"
 #include "linear.h"
 
 constexpr long SPAN = 256;   // keys
@@ -19,11 +20,6 @@ constexpr int ACROSS = 4;    // vectors of a value that are added up together
 #else
 constexpr int ACROSS = 1;
 #endif
-
-inline floats hyperbolic_tangent(floats x) {  // tanh x = 1 - 2 / (e^2x + 1)
-    const floats bounded = larger(-larger(-x, all(-15.0f)), all(-15.0f));
-    return 1 - 2 / (exponential(2 * bounded) + 1);
-}
 
 // each(size, first) for `count` things, four at a time as long as there are so many.
 template <typename F>

@@ -9,63 +9,30 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <thread>
 #include <vector>
 
 #include "attention.h"
+#include "elementwise.h"
 #include "linear.h"
 #include "quantised.h"
+#include "threads.h"
 
 namespace {
 
 enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
 enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS, INT8 };  // INT8: of the cache alone
-enum Activation { NONE, RELU, GELU, GELU_TANH, SILU };
-constexpr long FEW = 16;     // rows, up to which threads rather do a thing twice than wait for one another
+constexpr long FEW = 16;  // rows, up to which threads rather do a thing twice than wait for one another
 constexpr long ROWS = 64, OUTPUTS = 64;  // of a linear layer that a thread computes before it puts them away
 
-// Where threads wait for one another, some hundred times a step. OpenMP's own barrier spins for as long as it takes; on a
-// machine with other work the thread that is waited for may not be running, and needs the processor that spins.
-class Barrier {
-  public:
-    void wait(int threads) {
-        const int now = round_.load(std::memory_order_acquire);
-        if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            waiting_.store(0, std::memory_order_relaxed);
-            round_.store(now + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; round_.load(std::memory_order_acquire) == now; spins++)
-            if (spins > SPINS) std::this_thread::yield();
-    }
-
-  private:
-    static constexpr int SPINS = 200000;  // some hundred microseconds. Who yields on a busy machine may wait for milliseconds
-    std::atomic<int> waiting_{0}, round_{0};
-};
-
-// What an operation reads of the step: R rows, with their tokens, positions and sequences, of which rows that follow one
-// another have the same and rising positions; the blocks of each sequence; which rows' logits are wanted, and where they go.
+// What an operation reads of the step: R rows, with their tokens, positions and sequences (rows of one sequence stand together,
+// their positions one after the other); the blocks of each sequence; which rows' logits are wanted, and where they go.
 struct Rows {
     const int64_t *tokens, *positions, *sequences, *tables, *wanted;
     float* logits;
     int64_t count, width, num_wanted;  // width: entries of a sequence's row of tables
 
     const int64_t* table(long r) const { return tables + sequences[r] * width; }
-};
-
-// Memory that grows as it is needed, and begins where a line of the cache does.
-class Room {
-  public:
-    char* of(size_t size) {
-        bytes_.resize(size + 64);
-        return (char*)((uintptr_t(bytes_.data()) + 63) / 64 * 64);
-    }
-
-  private:
-    std::vector<char> bytes_;
 };
 
 // What the threads share.
@@ -133,28 +100,6 @@ void angles(const Operation& op, const Rows& rows) {
         }
 }
 
-// RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight; LayerNorm takes the mean off first, and adds a bias.
-void normalise(const float* x, const float* weight, const float* bias, float* y, long size, float eps, bool centred, bool add) {
-    float mean = 0;
-    if (centred) {
-        for (long i = 0; i < size; i++) mean += x[i];
-        mean /= size;
-    }
-    floats squares = {};
-    long i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        const floats away = load(x + i) - mean;
-        squares += away * away;
-    }
-    float total = sum(squares);
-    for (; i < size; i++) total += (x[i] - mean) * (x[i] - mean);
-    const float scale = 1 / std::sqrt(total / size + eps);
-    for (i = 0; i < size; i++) {
-        const float normal = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
-        y[i] = add ? y[i] + normal : normal;
-    }
-}
-
 // Of each row, or (inputs < outputs) of each head of it.
 void norm(const Operation& op, const Rows& rows) {
     const long heads = op.outputs / op.inputs;
@@ -164,40 +109,6 @@ void norm(const Operation& op, const Rows& rows) {
         normalise(op.from + place, (const float*)op.weight, (const float*)op.bias, op.to + place, op.inputs, op.eps,
                   op.centred, op.add);
     }
-}
-
-inline floats activated(floats x, long activation) {
-    switch (activation) {
-        case RELU: return larger(x, floats{});
-        case GELU: {  // x Phi(x)
-            float lanes[LANES];
-            store(x, lanes);
-            for (float& lane : lanes) lane = 0.5f * lane * (1 + std::erf(lane * 0.70710678f));
-            return load(lanes);
-        }
-        case GELU_TANH:  // Hendrycks & Gimpel 2016, section 2
-            return 0.5f * x * (1 + hyperbolic_tangent(0.79788456f * (x + 0.044715f * x * x * x)));
-        case SILU: return x / (1 + exponential(-larger(x, all(-80.0f))));  // x sigmoid(x)
-    }
-    return x;
-}
-
-// What the linear layer reads of row r: act(x), or act(gate) * up.
-const float* activate(const Operation& op, const float* x, std::vector<float>& buffer) {
-    if (op.activation == NONE) return x;
-    buffer.resize(op.inputs + LANES);
-    const float* up = x + op.inputs;
-    float* y = buffer.data();
-    long k = 0;
-    for (; k + LANES <= op.inputs; k += LANES) {
-        const floats active = activated(load(x + k), op.activation);
-        store(op.gated ? active * load(up + k) : active, y + k);
-    }
-    float last[LANES] = {};
-    for (long i = k; i < op.inputs; i++) last[i - k] = x[i];
-    store(activated(load(last), op.activation), last);
-    for (long i = k; i < op.inputs; i++) y[i] = op.gated ? last[i - k] * up[i] : last[i - k];
-    return y;
 }
 
 // y = total + bias, squeezed or added where that is asked for, for LANES outputs.
@@ -251,7 +162,8 @@ void by_panels(const Operation& op, const Rows& rows, Team& team, long size, con
                          to - n < LANES ? to - n : LANES, totals + (first - begin) * OUTPUTS + n - from);
         for (long r = begin; r < end; r++)
             for (long n = from; n < to; n += LANES)
-                put(op, totals + (r - begin) * OUTPUTS + n - from, op.to ? op.to : rows.logits, r, n, to - n < LANES ? to - n : LANES);
+                put(op, totals + (r - begin) * OUTPUTS + n - from, op.to ? op.to : rows.logits, r, n,
+                    to - n < LANES ? to - n : LANES);
     }
 }
 
@@ -263,7 +175,8 @@ void linear(const Operation& op, const Rows& rows, Team& team) {
         op, rows, team, inputs * sizeof(X),
         [&](long r, char* group, long m, long S) {
             static thread_local std::vector<float> active;
-            lay_out<T>(activate(op, op.from + r * stride, active), m, S, inputs, (X*)group);
+            const float* x = activate(op.from + r * stride, inputs, op.activation, op.gated, active);
+            lay_out<T>(x, m, S, inputs, (X*)group);
         },
         [&](const char* group, long S, long n, long N, float* y) {
             multiply((const X*)group, S, (const T*)op.weight + n * inputs, inputs, N, y, OUTPUTS);
@@ -277,7 +190,8 @@ void linear_quantised(const Operation& op, const Rows& rows, Team& team) {
         op, rows, team, rounded_size(inputs),
         [&](long r, char* group, long m, long S) {
             static thread_local std::vector<float> active;
-            round_row(activate(op, op.from + r * stride, active), m, S, Rounded(group, S, inputs), inputs);
+            const float* x = activate(op.from + r * stride, inputs, op.activation, op.gated, active);
+            round_row(x, m, S, Rounded(group, S, inputs), inputs);
         },
         [&](char* group, long S, long n, long N, float* y) {
             const Rounded x(group, S, inputs);

@@ -58,6 +58,7 @@ def run_all(runner: Runner, sequences: list[list[int]], seed: int, most: int) ->
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_pieces_on_scattered_blocks_give_the_logits_of_one_forward(name: str, native: bool) -> None:
+    """float32, logits up to 13: both ways are up to 1e-4 away from what float64 gives."""
     model = random_model(MODELS[name])
     sequences = texts(model, 3)
     whole = [model(torch.tensor([tokens]))[0] for tokens in sequences]

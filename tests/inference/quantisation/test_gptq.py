@@ -78,18 +78,20 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("config", ["llama", "qwen3", "gemma2", "gpt2"])
+@torch.no_grad()
 def test_a_whole_model_is_nearer_to_the_original(config: str) -> None:
+    """Measured over seeds: KL on other text 0.36 to 0.71 times that of rounding to nearest."""
     original = random_model(CONFIGS[config])
-    text = torch.randint(0, 272, (12, 40))
-    expected = logits(original).log_softmax(-1)
+    text, other = torch.randint(0, 272, (80, 40)).split([60, 20])
+    expected = original(other).log_softmax(-1)
     distance = {}
     for method, rows in (("rtn", None), ("gptq", text)):
         model = random_model(CONFIGS[config])
         blocks = quantise(model, Grid("Q4_0"), rows, embedding=False)
         for name, one in blocks.items():
             assert torch.equal(model.get_parameter(name), from_blocks(one.data, one.format))
-        distance[method] = float((expected.exp() * (expected - logits(model).log_softmax(-1))).sum(-1).mean())
-    assert distance["gptq"] < distance["rtn"]
+        distance[method] = float((expected.exp() * (expected - model(other).log_softmax(-1))).sum(-1).mean())
+    assert distance["gptq"] < 0.85 * distance["rtn"]
 
 
 def test_blocks_in_their_place_give_the_logits_of_the_quantised_model() -> None:
