@@ -159,9 +159,15 @@ inline integers add_products(integers sums, integers u, const int8_t* q) {
     std::memcpy(&four, q, 4);
 #if defined(__AVX512VNNI__)
     return (integers)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u, _mm512_set1_epi32(four));
-#elif defined(__AVX2__) && !defined(__AVX512F__)  // sums of two products fit 16 bits if u has four bits
-    const __m256i x = _mm256_set1_epi32(four), low = _mm256_and_si256((__m256i)u, _mm256_set1_epi8(15));
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16((__m256i)u, 4), _mm256_set1_epi8(15));
+#elif defined(__AVX512BW__)  // sums of two products fit 16 bits if u has four bits
+    const __m512i x = _mm512_set1_epi32(four), nibble = _mm512_set1_epi8(15);
+    const __m512i low = _mm512_and_si512((__m512i)u, nibble), high = _mm512_and_si512(_mm512_srli_epi16((__m512i)u, 4), nibble);
+    const __m512i of_low = _mm512_madd_epi16(_mm512_maddubs_epi16(low, x), _mm512_set1_epi16(1));
+    const __m512i of_high = _mm512_madd_epi16(_mm512_maddubs_epi16(high, x), _mm512_set1_epi16(16));
+    return sums + (integers)_mm512_add_epi32(of_low, of_high);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256i x = _mm256_set1_epi32(four), nibble = _mm256_set1_epi8(15);
+    const __m256i low = _mm256_and_si256((__m256i)u, nibble), high = _mm256_and_si256(_mm256_srli_epi16((__m256i)u, 4), nibble);
     const __m256i of_low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), _mm256_set1_epi16(1));
     const __m256i of_high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16));
     return sums + (integers)_mm256_add_epi32(of_low, of_high);

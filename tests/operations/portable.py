@@ -9,18 +9,28 @@ from typing import Any
 
 import pytest
 
-# Without what only some processors have.
-FLAGS = ("-mno-avx512f", "-mno-avx512bf16", "-mno-avx512vnni") if platform.machine() == "x86_64" else ()
+AVX2 = ("-mno-avx512f", "-mno-avx512bf16", "-mno-avx512vnni")
+FLAGS = {  # of processors of this kind that have less
+    "as here": (),
+    **(
+        {
+            "AVX-512 of the first kind": ("-mno-avx512bf16", "-mno-avx512vnni"),
+            "AVX2": AVX2,
+            "neither": (*AVX2, "-mno-avx2", "-mno-avx", "-mno-fma", "-mno-f16c"),
+        }
+        if platform.machine() == "x86_64"
+        else {}
+    ),
+}
 
 
 def compiled(module: ModuleType) -> Callable[..., Any]:
-    """A fixture that lets the tests of a file run twice: with the library of `module` as it is, and as portable."""
+    """A fixture: the tests of a file run with the library of `module` as it is, and as other processors have it."""
 
-    @pytest.fixture(autouse=True, params=["as here", "portable"], scope="module")
+    @pytest.fixture(autouse=True, params=list(FLAGS), scope="module")
     def fixture(request: pytest.FixtureRequest) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            if request.param == "portable":
-                patch.setattr(module, "FLAGS", (*module.FLAGS, *FLAGS))
+            patch.setattr(module, "FLAGS", (*module.FLAGS, *FLAGS[request.param]))
             module.library.cache_clear()
             yield
         module.library.cache_clear()
