@@ -72,12 +72,14 @@ class BeamGroup:
         if self._moves is None:
             return
         going_on = {parent for parent, _ in self._moves}
-        for place, one in enumerate(self.sequences):
+        before = list(self.sequences)
+        for place, one in enumerate(before):
             if place not in going_on:
+                self.sequences.remove(one)
                 scheduler.finish(one)
         branches: list[Sequence] = []
         for parent, token in self._moves:
-            sequence = self.sequences[parent]
+            sequence = before[parent]
             branches.append(scheduler.fork(sequence, token) if sequence in branches else sequence)
         self.sequences[:] = branches
 

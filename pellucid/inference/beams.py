@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-from pellucid.errors import InputError
 
 EarlyStopping = bool | Literal["never"]
 
@@ -48,7 +46,7 @@ class Search:
         length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False,
     ) -> None:
-        self.beams, self.max_tokens, self.stop_ids = beams, max_tokens, stop_ids
+        self.beams, self.max_tokens, self.stop_ids = beams, max_tokens, frozenset(stop_ids)
         self.length_penalty, self.early_stopping = length_penalty, early_stopping
         self.begun = [Beam([], 0.0, [])]
         self.whole: list[Beam] = []
@@ -61,26 +59,26 @@ class Search:
         token.
         """
         self._length += 1
-        steps = self._continuations(chances, (1 + max(1, len(self.stop_ids))) * self.beams)
-        best = [self._longer(chances, place, token, total) for place, token, total in steps]
-        ends = [self._length == self.max_tokens or one.token_ids[-1] in self.stop_ids for one in best]
-        # What ends below the best `beams` is no answer: it was kept only so that enough go on.
+        totals = chances.float() + torch.tensor([[one.score] for one in self.begun], device=chances.device)
+        last = self._length == self.max_tokens
         ended = [
             Beam(one.token_ids, score(one.score, self._length, self.length_penalty), one.logprobs)
-            for one, end in zip(best[: self.beams], ends, strict=False)
-            if end
+            for one in (
+                self._longer(chances, *step) for step in self._likeliest(totals) if last or step[1] in self.stop_ids
+            )
         ]
         self.whole = sorted(self.whole + ended, key=lambda one: -one.score)[: self.beams]
-        going_on = [number for number, end in enumerate(ends) if not end][: self.beams]
-        self.begun = [best[number] for number in going_on]
+        if not last:
+            totals[:, [token for token in self.stop_ids if 0 <= token < totals.shape[-1]]] = -torch.inf
+        going_on = [] if last else self._likeliest(totals)
+        self.begun = [self._longer(chances, *step) for step in going_on]
         if self._over():
             self.begun = []
-        return [steps[number][:2] for number in going_on[: len(self.begun)]]
+        return [step[:2] for step in going_on[: len(self.begun)]]
 
-    def _continuations(self, chances: Tensor, most: int) -> list[tuple[int, int, float]]:
-        """The most likely ways to go on by one token, from the best down: from where, by what, and ln P of it all."""
-        totals = chances.float() + torch.tensor([[one.score] for one in self.begun], device=chances.device)
-        best = totals.flatten().topk(min(most, totals.numel()))
+    def _likeliest(self, totals: Tensor) -> list[tuple[int, int, float]]:
+        """The best `beams` ways to go on by one token, from the best down: from where, by what, and ln P of it all."""
+        best = totals.flatten().topk(min(self.beams, totals.numel()))
         return [
             (*divmod(place, totals.shape[-1]), value)
             for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -98,29 +96,3 @@ class Search:
             return True
         reach = self.max_tokens if self.early_stopping == "never" and self.length_penalty > 0 else self._length
         return score(self.begun[0].score, reach, self.length_penalty) <= self.whole[-1].score
-
-
-def beam_search(
-    logprobs_of: Callable[[list[list[int]]], Tensor],
-    prompt: Sequence[int],
-    *,
-    beams: int,
-    max_tokens: int,
-    stop_ids: Collection[int] = (),
-    length_penalty: float = 1.0,
-    early_stopping: EarlyStopping = False,
-) -> list[Beam]:
-    """The best `beams` answers to a prompt, from the best score down; as transformers' `generate(num_beams=beams)`.
-
-    logprobs_of: ln P of the next token after each of some token lists, (their number, V). See `Search`.
-    Raises `InputError` for fewer than one beam or token.
-    """
-    if beams < 1 or max_tokens < 1:
-        raise InputError(f"beam search with {beams} beams and {max_tokens} tokens: give at least one of each")
-    search = Search(
-        beams=beams, max_tokens=max_tokens, stop_ids=stop_ids, length_penalty=length_penalty,
-        early_stopping=early_stopping,
-    )  # fmt: skip
-    while search.begun:
-        search.advance(logprobs_of([[*prompt, *one.token_ids] for one in search.begun]))
-    return search.whole

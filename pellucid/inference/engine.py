@@ -164,7 +164,8 @@ class Engine:
         """Nobody wants this request any more: what it holds is free at once. One that has ended stays as it is."""
         asked = self._asked.pop(id, None)
         for sequence in asked.sequences if asked else ():
-            self.scheduler.finish(sequence)
+            if sequence.state in ("waiting", "running"):  # not so after a step that failed half-way
+                self.scheduler.finish(sequence)
             self._writers.pop(sequence, None)
             self._beams.pop(sequence, None)
         if self.speculation is not None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from pellucid.errors import InputError, from_validation
 
-MAX_STOPS = 1024  # stop strings of one request
+MAX_STOPS = 1024  # stop strings of one request, and stop tokens
 MAX_BAD_WORDS = 256  # each of them costs a look at the whole vocabulary
 MAX_CHOICES = 4096
 MAX_BIASES = 1024
@@ -133,6 +133,13 @@ class SamplingParams(BaseModel):
         if "" in stop:
             raise ValueError("an empty stop string would end every answer before its first token")
         return _few("stop strings", stop, MAX_STOPS)
+
+    @field_validator("stop_token_ids")
+    @classmethod
+    def _stop_tokens(cls, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if len(ids) > MAX_STOPS:
+            raise ValueError(f"there are {len(ids)} stop tokens: at most {MAX_STOPS} are taken")
+        return ids
 
     @field_validator("logit_bias")
     @classmethod

@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError
-from pellucid.inference.beams import Beam, beam_search
+from pellucid.inference.beams import Beam
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import drawable, generate
 from pellucid.inference.params import SamplingParams
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.inference.test_engine import engine, ids_of, prompts, run
+from tests.inference.whole_search import beam_search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,6 +130,25 @@ def test_a_search_that_is_aborted_is_free_at_once() -> None:
     assert one.stats()["running"] == 5
     one.abort(number)
     assert not one.busy and one.stats()["blocks_used"] == 0 and one.step() == []
+
+
+def test_a_search_whose_step_failed_half_way_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = engine()
+    number = one.add(prompts(1)[0], SamplingParams(beam_width=5, max_tokens=20, ignore_eos=True))
+    finish, ended = one.scheduler.finish, []
+
+    def fails(sequence: Any) -> None:
+        finish(sequence)
+        ended.append(sequence)
+        raise RuntimeError("half-way")
+
+    monkeypatch.setattr(one.scheduler, "finish", fails)
+    with pytest.raises(RuntimeError, match="half-way"):
+        for _ in range(20):
+            one.step()
+    monkeypatch.setattr(one.scheduler, "finish", finish)
+    one.abort(number)
+    assert ended and not one.busy and one.stats()["blocks_used"] == 0
 
 
 def test_beams_share_their_blocks() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pellucid.errors import InputError
-from pellucid.inference.beams import beam_search
+from pellucid.inference import beams as module
+from pellucid.inference.beams import Beam, Search
+from tests.inference.whole_search import beam_search
 
 VOCAB = 40
 PROMPT = [3, 1, 4, 1, 5]
@@ -89,6 +90,18 @@ def test_enough_beams_find_the_best_of_all_answers(seed: int, tokens: int) -> No
     assert chances[tuple(best.token_ids)] == pytest.approx(best.score, abs=1e-5)
 
 
-def test_no_beams_are_refused() -> None:
-    with pytest.raises(InputError, match="0 beams and 5 tokens"):
-        beam_search(lambda texts: torch.zeros(1, 4), [0], beams=0, max_tokens=5)
+def test_a_step_builds_few_beams_however_many_tokens_may_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = 0
+
+    def counted(*fields: Any) -> Beam:
+        nonlocal built
+        built += 1
+        return Beam(*fields)
+
+    monkeypatch.setattr(module, "Beam", counted)
+    search = Search(beams=8, max_tokens=9, stop_ids=range(VOCAB - 10))
+    for rows in (1, 8, 8):
+        built = 0
+        search.advance(torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(rows)).log_softmax(-1))
+        assert len(search.begun) == 8
+        assert built <= 8 + 1 + 2 * 8  # what goes on, and what ends: as it is, and with its score

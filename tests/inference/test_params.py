@@ -86,3 +86,9 @@ def test_one_stop_string_is_a_list_of_one() -> None:
 def test_a_constraint_outlives_a_change(constraint: dict[str, Any]) -> None:
     params = SamplingParams(constraint=constraint)
     assert params.seeded().constraint == params.constraint == Constraint(**constraint)
+
+
+def test_stop_tokens_have_a_limit() -> None:
+    assert len(SamplingParams(stop_token_ids=range(1024)).stop_token_ids) == 1024
+    with pytest.raises(InputError, match="there are 1025 stop tokens"):
+        SamplingParams(stop_token_ids=range(1025))
