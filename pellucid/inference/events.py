@@ -89,12 +89,13 @@ def seed_of(params: SamplingParams, index: int) -> int:
 
 
 def best(answers: Several[list[Event]], params: SamplingParams) -> Iterator[Event]:
-    """The events of the `n` answers whose tokens are the most likely on average, the best one first."""
+    """The events of the `n` answers whose tokens are the most likely on average, the best one first; last, those that
+    failed."""
 
-    def mean(answer: list[Event]) -> float:
-        return sum(event.logprob or 0.0 for event in answer) / len(answer)
+    def merit(answer: list[Event]) -> tuple[bool, float]:
+        return answer[-1].finish_reason != "error", sum(event.logprob or 0.0 for event in answer) / len(answer)
 
-    for index, answer in enumerate(sorted(answers, key=mean, reverse=True)[: params.n]):
+    for index, answer in enumerate(sorted(answers, key=merit, reverse=True)[: params.n]):
         for event in answer:
             plain = event if params.logprobs is not None else replace(event, logprob=None, alternatives=())
             yield replace(plain, index=index)

@@ -18,12 +18,13 @@ class Speculation:
     def __init__(self, drafter: Drafter, most: int) -> None:
         self.drafts = self.guessed = self.taken = 0
         self._drafter, self._most, self._pace = drafter, most, Pace()
-        self._answers = 0
+        self._answers = self._now = 0
         self._guessed = self._as_always = False
 
     def guess(self, running: Iterable[Sequence], wanted: Mapping[Sequence, Row]) -> None:
         """Before a step: draft for those of the running sequences that are in `wanted`, if that pays."""
-        self._answers = len(wanted) or self._answers
+        self._now = len(wanted)
+        self._answers = self._now or self._answers
         self._guessed = self._as_always = bool(wanted) and self._pace.choose(len(wanted))
         if self._guessed:
             self._drafter.keep(running)
@@ -37,7 +38,7 @@ class Speculation:
 
     def note(self, answers: int, tokens: int, seconds: float) -> None:
         """After a step that drew so many tokens for `answers` and read no prompt; seconds: with the guessing."""
-        if answers == self._answers and (self._as_always or not self._guessed):
+        if answers == self._now and (self._as_always or not self._guessed):
             self._pace.note(self._guessed, answers, tokens, seconds)
 
     def keep(self, running: Iterable[Sequence]) -> None:
