@@ -65,7 +65,8 @@ def generate(
 
     Example: pellucid generate smollm2 -p "Once upon a time" --max-tokens 100 --logprobs --json
     """
-    sampling.values["logprobs"] = (TOP_LOGPROBS if logprobs else None) if top_logprobs is None else top_logprobs
+    shown = (TOP_LOGPROBS if logprobs else None) if top_logprobs is None else top_logprobs
+    sampling = sampling._replace(values={**sampling.values, "logprobs": shown})
     asked = [Asked(text, {}, f"prompt {number}") for number, text in enumerate(prompt or [], 1)]
     asked += read_prompts(prompts_file) if prompts_file else []
     if not asked:

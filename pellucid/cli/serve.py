@@ -65,7 +65,9 @@ def serve(
     guesses: Annotated[
         int,
         typer.Option(
-            min=0, max=64, help="Tokens guessed ahead, by the draft model or from the text before; 0: its 4, or none."
+            min=0,
+            max=64,
+            help="Tokens guessed ahead, by the draft model or from the text before; 0: 4 with --draft, else none.",
         ),
     ] = 0,
     dtype: running.Dtype = "auto",
