@@ -103,7 +103,8 @@ def generation(
 def embedding(service: Service) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         asked = await read(service, request, api.EmbeddingAsked)
-        return as_json(await connection.while_connected(request.receive, embeddings.embed(service, asked)))
+        answer = await connection.while_connected(request.receive, embeddings.embed(service, asked))
+        return Response(answer, media_type="application/json")
 
     return endpoint
 

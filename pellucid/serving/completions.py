@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pellucid.errors import InputError
 from pellucid.serving.answers import Completion, CompletionChoice, FinishReason, Usage
 from pellucid.serving.api import CompletionAsked
+from pellucid.serving.errors import ApiError
 from pellucid.serving.logprobs import CompletionTable, Scored, joined
 from pellucid.serving.loop import Ask, answers_of
 from pellucid.serving.service import Service, usage
@@ -34,7 +35,7 @@ class Prompts:
 
 async def complete(service: Service, asked: CompletionAsked) -> Completion:
     """The answer, whole. Raises `InputError` and `ApiError` for what cannot be answered."""
-    params, given = parameters(service, asked), as_list(asked.prompt)
+    params, given = parameters(service, asked), as_list(asked.prompt, "prompt")
     with service.loop.room(len(given) * answers_of(params)):
         prompts = await read_prompts(service, given)
         answers = Answers(service.tokenizer, asked, prompts, params.n)
@@ -46,7 +47,7 @@ async def complete(service: Service, asked: CompletionAsked) -> Completion:
 
 async def parts(service: Service, asked: CompletionAsked) -> AsyncGenerator[Completion, None]:
     """The answer, part by part; with `include_usage` a last one that counts the tokens."""
-    params, given = parameters(service, asked), as_list(asked.prompt)
+    params, given = parameters(service, asked), as_list(asked.prompt, "prompt")
     head = Head(service, asked)
     with service.loop.room(len(given) * answers_of(params)):
         prompts = await read_prompts(service, given)
@@ -83,12 +84,12 @@ async def read_prompts(service: Service, given: Sequence[str | list[int]]) -> Pr
     return Prompts(prompts, [int(service.tokenizer.adds_bos and isinstance(one, str)) for one in given])
 
 
-def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | list[int]]:
-    """One prompt or many, of text or token ids, as many."""
+def as_list(prompt: str | list[str] | list[int] | list[list[int]], field: str) -> Sequence[str | list[int]]:
+    """One prompt or many, of text or token ids, as many. field: what the request calls them."""
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise InputError("the prompt is an empty list: give at least one text or token")
+        raise ApiError(400, f"{field} is an empty list: give at least one text or token", param=field)
     items: Sequence[str | int | list[int]] = prompt
     tokens = [one for one in items if isinstance(one, int)]
     return [tokens] if tokens else [one for one in items if not isinstance(one, int)]

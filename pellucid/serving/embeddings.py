@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 MAX_INPUTS = 2048  # as OpenAI's API has it
 
 
-async def embed(service: Service, asked: EmbeddingAsked) -> Embeddings:
-    """A vector for each input. Raises `InputError` and `ApiError` for what has none."""
+async def embed(service: Service, asked: EmbeddingAsked) -> str:
+    """A vector for each input, as the JSON of `Embeddings`. Raises `InputError` and `ApiError` for what has none."""
     from pellucid.inference.embeddings import mean_pooled
 
     model = service.engine.model
-    given, size = as_list(asked.input), model.config.hidden_size
+    given, size = as_list(asked.input, "input"), model.config.hidden_size
     if len(given) > MAX_INPUTS:
         raise InputError(f"there are {len(given)} inputs: at most {MAX_INPUTS} are taken at once, so split them")
     if asked.dimensions is not None and asked.dimensions > size:
@@ -34,24 +34,37 @@ async def embed(service: Service, asked: EmbeddingAsked) -> Embeddings:
         for number, one in enumerate(ids, 1):
             _check(service, one, f"input {number}" if len(ids) > 1 else "the input")
         vectors = await service.loop.compute(mean_pooled(model, ids))
-    tokens = sum(map(len, ids))
-    return Embeddings(
-        object="list",
-        data=[
-            Embedding(object="embedding", index=index, embedding=vector)
-            for index, vector in enumerate(_written(vectors, asked))
-        ],
-        model=service.settings.name,
-        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
-    )
+        tokens = sum(map(len, ids))
+        return await service.in_text_thread(lambda: _answer(_written(vectors, asked), service.settings.name, tokens))
+
+
+def _answer(vectors: Sequence[list[float] | str], model: str, tokens: int) -> str:
+    """JSON; millions of numbers are not looked at one by one again."""
+    data = [
+        Embedding.model_construct(object="embedding", index=index, embedding=vector)
+        for index, vector in enumerate(vectors)
+    ]
+    usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return Embeddings.model_construct(object="list", data=data, model=model, usage=usage).model_dump_json()
 
 
 def _check(service: Service, ids: Sequence[int], name: str) -> None:
+    from pellucid.inference.embeddings import PIECE
+    from pellucid.inference.room import PART, bytes_a_token, free_memory
+
     if not ids:
         raise ApiError(400, f"{name} is empty: give at least one token", param="input")
     if len(ids) > service.max_length:
         message = f"{name} has {len(ids)} tokens and the context holds {service.max_length}: make it shorter"
         raise ApiError(400, message, param="input", code="context_length_exceeded")
+    model = service.engine.model
+    cache, free = len(ids) * bytes_a_token(model.config, model.dtype), free_memory(model.device)
+    if len(ids) > PIECE and cache > PART * free:
+        message = (
+            f"{name} has {len(ids)} tokens, whose keys and values take {cache / 2**20:.0f} MiB, more than half of the "
+            f"{free / 2**20:.0f} MiB that are free: make it shorter"
+        )
+        raise ApiError(400, message, param="input")
     last = service.engine.vocab_size - 1
     if not 0 <= min(ids) <= max(ids) <= last:
         wrong = min(ids) if min(ids) < 0 else max(ids)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pellucid.serving.metrics import Metrics
 
 T = TypeVar("T")
+
+READERS = 4  # threads that understand constraints
 
 log = logging.getLogger("pellucid.serving")
 
@@ -87,6 +90,7 @@ class EngineLoop:
         self._jobs: deque[Job] = deque()  # the engine thread's
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._readers = ThreadPoolExecutor(READERS, "constraints")
 
     @property
     def alive(self) -> bool:
@@ -100,12 +104,18 @@ class EngineLoop:
     def break_off(self) -> None:
         """End all that is under way with an error, and take nothing new: the server is stopping."""
         self._stopping = True
-        self._commands.put(partial(self._end_all, stopped()))
+        self._commands.put(self._stop_all)
 
     async def stop(self) -> None:
-        """End after the step that is running; what is still under way ends with an error."""
+        """End after the step that is running; what is still under way, or was asked meanwhile, ends with an error."""
+        self._stopping = True
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
+        while not self._commands.empty():  # what came after the thread's last look; nothing comes any more
+            if (command := self._commands.get()) is not None:
+                command()
+        self._stop_all()
 
     @contextmanager
     def room(self, answers: int) -> Iterator[None]:
@@ -119,13 +129,16 @@ class EngineLoop:
             )
         if self.under_way + answers > self.max_answers:
             raise full(self.under_way, answers)
-        if self._stopping or not self.alive:
-            raise stopped()
+        self._check_running()
         self.under_way += answers
         try:
             yield
         finally:
             self.under_way -= answers
+
+    def _check_running(self) -> None:
+        if self._stopping or not self.alive:
+            raise stopped()
 
     @asynccontextmanager
     async def ask(self, asks: Sequence[Ask]) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
@@ -137,9 +150,11 @@ class EngineLoop:
         """
         started = time.perf_counter()
         if any(one.params.constraint is not None or one.params.bad_words for one in asks):
-            asks = await asyncio.to_thread(self._ready, asks)
+            asks = await self._in_time(self.in_reader_thread(partial(self._ready, asks)))
+        self._check_running()
         pending = Pending(asks, asyncio.Queue(), started)
-        timer = self._home.call_later(self.timeout, pending.inbox.put_nowait, timed_out(self.timeout))
+        left = started + self.timeout - time.perf_counter()
+        timer = self._home.call_later(left, pending.inbox.put_nowait, timed_out(self.timeout))
         self._commands.put(partial(self._add, pending))
         try:
             accepted = await pending.inbox.get()
@@ -151,11 +166,21 @@ class EngineLoop:
             self._commands.put(partial(self._drop, pending))
 
     def _ready(self, asks: Sequence[Ask]) -> list[Ask]:
-        """Constraints understood, in a thread of the request's own: they may take as long as many steps."""
+        """Constraints understood, in a reader's thread: they may take as long as many steps."""
         try:
             return [replace(one, ready=self._prepare(one)) for one in asks]
         except Exception as error:  # noqa: BLE001 (as at the edge of the engine's thread)
             raise said(error) from None
+
+    def in_reader_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """What `work` returns, from a thread beside the engine's."""
+        return self._home.run_in_executor(self._readers, work)
+
+    async def _in_time(self, work: asyncio.Future[T]) -> T:
+        try:
+            return await asyncio.wait_for(work, self.timeout)
+        except asyncio.TimeoutError:
+            raise timed_out(self.timeout) from None
 
     def _prepare(self, ask: Ask) -> Asked:
         return self._engine.prepare(ask.prompt, ask.params, in_chat=ask.in_chat)
@@ -165,12 +190,10 @@ class EngineLoop:
 
         It is given up when this is cancelled. Raises `ApiError` (408) when the time is over.
         """
+        self._check_running()
         job = Job(work, self._home.create_future())
         self._commands.put(partial(self._jobs.append, job))
-        try:
-            result: T = await asyncio.wait_for(job.done, self.timeout)
-        except asyncio.TimeoutError:
-            raise timed_out(self.timeout) from None
+        result: T = await self._in_time(job.done)
         return result
 
     # What follows runs in the engine's thread.
@@ -181,7 +204,7 @@ class EngineLoop:
                 self._step()
                 self._work()
         finally:
-            self._end_all(stopped())
+            self._stop_all()
 
     def _take_commands(self) -> bool:
         """Do what has been asked since the last step. Returns whether to go on."""
@@ -236,7 +259,7 @@ class EngineLoop:
         self._hand_over([found for event in events if (found := self._of(event, now)) is not None])
 
     def _work(self) -> None:
-        """A piece of the job that has waited longest for one."""
+        """A piece of the oldest job: they are done one after the other, so that only one of them holds a cache."""
         if not self._jobs:
             return
         job = self._jobs.popleft()
@@ -250,7 +273,7 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 (the edge of the thread, as in `_step`)
             self._end(job, partial(job.done.set_exception, said(error)))
         else:
-            self._jobs.append(job)
+            self._jobs.appendleft(job)
 
     def _end(self, job: Job, end: Callable[[], None]) -> None:
         def unless_it_has() -> None:
@@ -267,8 +290,9 @@ class EngineLoop:
             return None
         number = pending.ids[event.id]
         before = pending.latest.get((number, event.index))
-        self._metrics.token(now - (pending.started if before is None else before), first=before is None)
-        pending.latest[number, event.index] = now
+        if event.finish_reason != "error":  # that one brings no token
+            self._metrics.token(now - (pending.started if before is None else before), first=before is None)
+            pending.latest[number, event.index] = now
         if event.finish_reason is not None:
             self._metrics.finished(event.finish_reason, now - pending.started)
             pending.left[event.id] -= 1
@@ -282,9 +306,11 @@ class EngineLoop:
         for pending in ended:
             self._drop(pending)
         self._hand_over([(pending, error) for pending in ended])
+
+    def _stop_all(self) -> None:
+        self._end_all(stopped())
         while self._jobs:
-            job = self._jobs.popleft()
-            self._end(job, partial(job.done.set_exception, error))
+            self._end(job := self._jobs.popleft(), partial(job.done.set_exception, stopped()))
 
     def _hand_over(self, items: Sequence[tuple[Pending, Item]]) -> None:
         if items and not self._home.is_closed():

@@ -61,9 +61,13 @@ class Metrics:
         self._prompt_tokens.inc(prompt_tokens)
 
     def token(self, seconds: float, *, first: bool) -> None:
-        """A token was drawn, so long after the request (the first one) or after the token before it."""
+        """A token was drawn, so long after the request (the first one) or after the token before it.
+
+        No time is counted between tokens of one step (seconds 0).
+        """
         self._tokens.inc()
-        (self._first if first else self._next).observe(seconds)
+        if first or seconds:
+            (self._first if first else self._next).observe(seconds)
 
     def finished(self, reason: str, seconds: float) -> None:
         """An answer ended, so long after its request."""

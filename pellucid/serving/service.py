@@ -58,14 +58,14 @@ class Service:
         self._texts = ThreadPoolExecutor(1, "texts")
 
     def warm_up(self) -> None:
-        """Understand a first constraint, in a thread of its own, so that no client waits for what is done but once."""
+        """Understand a first constraint, so that no client waits for what is done but once."""
         from pellucid.inference.params import Constraint, SamplingParams
 
         def understand() -> None:
             with suppress(InputError):  # the library is not there, or the model has no end token
                 self.engine.prepare([0], SamplingParams(max_tokens=1, constraint=Constraint(json_object=True)))
 
-        asyncio.get_running_loop().run_in_executor(None, understand)
+        self.loop.in_reader_thread(understand)
 
     async def in_text_thread(self, work: Callable[[], T]) -> T:
         """The result of `work`, while others are served."""

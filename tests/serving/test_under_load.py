@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pellucid.errors import PellucidError
 from pellucid.inference.params import SamplingParams
 from pellucid.serving.errors import ApiError
-from pellucid.serving.loop import Ask, EngineLoop
+from pellucid.serving.loop import Ask, EngineLoop, Job, Pending
 from pellucid.serving.metrics import Metrics
 from tests.serving.live import Live, serving, until
 from tests.serving.stand_in import Event, Scripted
@@ -172,6 +175,93 @@ def test_a_long_prompt_does_not_freeze_the_others() -> None:
             answered += not done.is_set()
         thread.join()
         assert answered
+
+
+class Reading(Scripted):
+    """Understands a constraint only once it is told to."""
+
+    go_on = threading.Event()
+
+    def prepare(self, prompt: Any, params: SamplingParams, *, in_chat: bool = False) -> Any:
+        if params.constraint is not None:
+            self.go_on.wait(20)
+        return super().prepare(prompt, params, in_chat=in_chat)
+
+
+def test_a_constraint_that_takes_too_long() -> None:
+    engine = Reading("x")
+    with serving(engine, timeout=0.3) as live:
+        reply = live.chat(constraint={"choice": ["a"]})
+        assert reply.status == 408 and live.chat().status == 200
+        engine.go_on.set()
+
+
+def test_what_is_asked_while_the_server_stops_ends_with_an_error() -> None:
+    async def asked() -> list[Any]:
+        loop = EngineLoop(Reading("x"), Metrics(dict), max_answers=9, timeout=60)
+        loop.start()
+        loop._commands.put(None)
+        await asyncio.to_thread(loop._thread.join)
+        loop._commands.put(partial(loop._add, late := Pending([Ask([1], SamplingParams())], asyncio.Queue(), 0.0)))
+        loop._commands.put(partial(loop._jobs.append, job := Job(work(1, []), loop._home.create_future())))
+        await loop.stop()
+        await asyncio.sleep(0)
+        assert await late.inbox.get() is None
+        for refused in (loop.compute(work(1, [])), loop.ask([Ask([1], SamplingParams())]).__aenter__()):
+            with pytest.raises(ApiError, match="stopping"):
+                await refused
+        return [late.inbox.get_nowait(), job.done.exception()]
+
+    assert [error.status for error in asyncio.run(asked())] == [503, 503]
+
+
+def work(pieces: int, done: list[str], name: str = "") -> Generator[None, None, str]:
+    for _ in range(pieces):
+        done.append(name)
+        yield
+    return name
+
+
+def test_long_work_is_done_one_after_the_other() -> None:
+    """Each job holds memory while it is under way."""
+    done: list[str] = []
+
+    async def all_of_them() -> list[str]:
+        loop = EngineLoop(Scripted("x"), Metrics(dict), max_answers=9, timeout=60)
+        loop.start()
+        results = await asyncio.gather(*(loop.compute(work(3, done, name)) for name in "abc"))
+        await loop.stop()
+        return results
+
+    assert asyncio.run(all_of_them()) == ["a", "b", "c"]
+    assert done == [*"aaabbbccc"]
+
+
+def test_an_engine_that_fails_leaves_other_work_alone() -> None:
+    async def both() -> tuple[Any, Any]:
+        loop = EngineLoop(Failing(ENDLESS), Metrics(dict), max_answers=9, timeout=60)
+        loop.start()
+
+        async def answered() -> None:
+            async with loop.ask([Ask([1], SamplingParams())]) as events:
+                async for _ in events:
+                    pass
+
+        results = await asyncio.gather(answered(), loop.compute(work(50, [], "done")), return_exceptions=True)
+        await loop.stop()
+        return results[0], results[1]
+
+    failed, done = asyncio.run(both())
+    assert "not numbers" in str(failed) and done == "done"
+
+
+def test_times_between_tokens_are_those_of_steps() -> None:
+    metrics = Metrics(dict)
+    metrics.token(0.5, first=True)
+    metrics.token(0.0, first=False)
+    metrics.token(0.1, first=False)
+    text = metrics.text().decode()
+    assert "pellucid_generated_tokens_total 3.0" in text and "time_between_tokens_seconds_count 1.0" in text
 
 
 class Failing(Scripted):
