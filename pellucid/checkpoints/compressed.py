@@ -44,7 +44,9 @@ class Layout:
         return "Q8_0" if self.bits == 8 else "Q4_0" if self.symmetric else "Q4_1"
 
     def shape(self, packed: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a matrix of which NAME.weight_packed has the shape `packed`."""
+        """The shape of a matrix of which NAME.weight_packed has the shape `packed`. `InputError`: it is no matrix."""
+        if len(packed) != 2:
+            raise InputError(f"packed weights of the shape {packed} are no matrix: fetch the model again")
         return (packed[0], packed[1] * 32 // self.bits)
 
 
@@ -154,6 +156,8 @@ def decompress(name: str, layout: Layout, read: Callable[[str], Tensor]) -> Bloc
     read: gives a tensor by its name. Raises `InputError` where the tensors do not fit together.
     """
     packed, scale = read(name + PACKED), read(name + ".weight_scale").float()
+    if packed.dtype != torch.int32:
+        raise InputError(f"{name + PACKED!r} holds {packed.dtype}, and int32 is wanted: fetch the model again")
     out, columns = layout.shape(tuple(packed.shape))
     if tuple(read(name + ".weight_shape").tolist()) != (out, columns) or columns % layout.group:
         raise InputError(f"{name + PACKED!r} is of a matrix of {(out, columns)}, which its shape or its groups deny")

@@ -103,7 +103,7 @@ def read_folder(
     """
     folder = open_folder(path)
     config, family = folder.config, folder.family
-    files = {file: _open(file) for file in {tensor.file for tensor in folder.tensors.values()}}
+    files = {file: _open(file) for file in _weight_files(folder.path)}  # scales may have one of their own
 
     def tensor(name: str) -> Tensor:
         for file in files.values():
@@ -147,15 +147,16 @@ def _read_headers(path: Path, config: ModelConfig, family: Family | None, layout
             for name in handle.keys():  # noqa: SIM118 (the handle is no dictionary)
                 if layout and name.endswith(BESIDE):
                     continue
+                packed = layout is not None and name.endswith(PACKED)
+                plain = name.removesuffix(PACKED) + ".weight" if packed else name
+                if family and family.ignores(config, plain):
+                    continue
                 header = handle.get_slice(name)
-                shape, dtype, plain = tuple(header.get_shape()), header.get_dtype(), name
-                if layout and name.endswith(PACKED):
-                    plain = name.removesuffix(PACKED) + ".weight"
+                shape, dtype = tuple(header.get_shape()), header.get_dtype()
+                if layout and packed:
                     shape, dtype = layout.shape(shape), layout.format
                 elif dtype not in DTYPES:
                     raise InputError(f"{file}: the tensor {name!r} is stored as {dtype}, which is not read")
-                if family and family.ignores(config, plain):
-                    continue
                 full = family.prefixed(plain) if family else plain
                 if full in tensors:
                     raise InputError(f"{file}: the tensor {name!r} is there twice, in {tensors[full].file.name} too")

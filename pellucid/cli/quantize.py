@@ -59,15 +59,17 @@ def quantize(
     from pellucid.cli.show import size
     from pellucid.inference.quantisation.report import measure
     from pellucid.models.quantised import parse_scheme
+    from pellucid.operations.hardware import use_best_threads
 
     format, found = parse_scheme(scheme), find_source(source)  # noqa: A001
     method = method or ("rtn" if format == "Q8_0" else "gptq")
     check_options(method, calibrate, text, report or as_json)
     check_places(found, target)
+    use_best_threads()
     started = time.perf_counter()
     with noting(), phases() as show:
-        make(source, found, target, format, method, calibrate, show)
-        told = measure(source, target, text, show) if report or as_json else None
+        make(str(found.path), found, target, format, method, calibrate, show)
+        told = measure(str(found.path), target, text, show) if report or as_json else None
     if told is not None and as_json:
         print(json.dumps({"scheme": format, "method": method, **asdict(told)}, indent=2))
         return
@@ -130,7 +132,7 @@ def make(
 
     to_gguf = target.suffix == ".gguf"
     described = describe(name)
-    say_what_was_lost(name, described.stored, format, to_gguf)
+    say_what_was_lost(name, described.stored, format, copied=to_gguf and source.kind == "gguf")
     if not to_gguf:  # whether the family's layout can hold it is said before minutes of work
         names_in(described.config, family_of(described.config), linear_layers(described.config))
     about = About(base=base_of(source))
@@ -172,12 +174,15 @@ def calibration(name: str, calibrate: str | None, show: Show) -> Tensor:
     )
 
 
-def say_what_was_lost(name: str, stored: dict[str, int], format: str, to_gguf: bool) -> None:  # noqa: A002
-    """A note where the source is in few bits already. `InputError` where it would only be copied."""
+def say_what_was_lost(name: str, stored: dict[str, int], format: str, *, copied: bool) -> None:  # noqa: A002
+    """A note where the source is in few bits already. `InputError` where it would only be copied.
+
+    copied: the target is a file of the source's own kind.
+    """
     from pellucid.checkpoints.folder import DTYPES
 
     few = [form for form in stored if form not in DTYPES]
-    if to_gguf and few == [format]:
+    if copied and few == [format]:
         raise InputError(f"{name} is in {format} already: copy it, or choose another scheme")
     if few:
         warnings.warn(

@@ -134,3 +134,21 @@ def test_other_layouts_are_refused(change: dict[str, object], said: str, tmp_pat
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=said):
         pellucid.load(tmp_path / "model")
+
+
+def test_scales_in_a_shard_of_their_own_are_read(tmp_path: Path) -> None:
+    model = random_model(CONFIGS["llama"])
+    blocks = quantise(model, Grid("Q4_1", short=True), embedding=False)
+    save(model.bfloat16(), tiny_tokenizer(), tmp_path / "model", blocks=blocks, shard_bytes=1)
+    back, _ = pellucid.load(tmp_path / "model", dtype="float32")
+    assert all(torch.equal(back.get_parameter(name), from_blocks(one.data, "Q4_1")) for name, one in blocks.items())
+
+
+def test_packed_integers_of_another_type_or_shape_are_refused() -> None:
+    blocks = Blocks(round_matrix(torch.randn(4, 32), Grid("Q4_0", short=True)), "Q4_0")
+    tensors = {f"x{part}": tensor for part, tensor in compress(blocks).items()}
+    wrong = tensors | {"x.weight_packed": tensors["x.weight_packed"].long()}
+    with pytest.raises(InputError, match="int32 is wanted"):
+        decompress("x", layout_of("Q4_0"), wrong.__getitem__)
+    with pytest.raises(InputError, match="are no matrix"):
+        layout_of("Q4_0").shape((4,))

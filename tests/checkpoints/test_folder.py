@@ -210,3 +210,11 @@ def test_a_wrong_config_names_its_folder(change: dict[str, Any], said: str, tmp_
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=said):
         pellucid.load(tmp_path / "m")
+
+
+def test_an_old_buffer_of_truth_values_is_passed_over(tmp_path: Path) -> None:
+    model = random_model(CONFIGS["gpt2"])
+    save(model, tiny_tokenizer(), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(file) | {"h.0.attn.bias": torch.ones(1, 1, 8, 8).bool()}, file)
+    assert same_weights(read_folder(tmp_path / "model")[0], model)

@@ -128,3 +128,12 @@ def test_rows_that_are_no_whole_blocks_stay(tmp_path: Path, capsys: pytest.Captu
         assert "4 matrices stay in 16 bits" in capsys.readouterr().err
         stored, _ = pellucid.load(tmp_path / name, dtype="float32", quantize="stored")
         torch.testing.assert_close(logits(stored), answer(tmp_path / name))
+
+
+@pytest.mark.parametrize(("one", "other", "status"), [("a", "b.gguf", 0), ("a.gguf", "b", 0), ("a.gguf", "b.gguf", 2)])
+def test_the_same_scheme_in_another_container_is_no_copy(
+    one: str, other: str, status: int, folder: Path, tmp_path: Path
+) -> None:
+    assert run(["quantize", str(folder), str(tmp_path / one), "--scheme", "q4_1", "--method", "rtn"]) == 0
+    asked = ["quantize", str(tmp_path / one), str(tmp_path / other), "--scheme", "q4_1", "--method", "rtn"]
+    assert run(asked) == status

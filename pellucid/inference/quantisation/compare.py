@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pellucid.errors import PellucidError
 from pellucid.inference.engine import Engine
 from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
@@ -81,7 +82,10 @@ def tokens_per_second(model: Decoder, tokenizer: Tokenizer, prompt: list[int]) -
         engine.add(prompt, SamplingParams(temperature=0, max_tokens=count, ignore_eos=True))
         seen, began = 0, 0.0
         while engine.busy:
-            seen += len(engine.step())
+            for event in engine.step():
+                if event.finish_reason == "error":
+                    raise PellucidError(f"the speed cannot be measured: {event.finish_detail}")
+                seen += 1
             began = began or time.perf_counter()
         best = max(best, (seen - 1) / (time.perf_counter() - began))
     return best

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pellucid.errors import PellucidError
 from pellucid.inference.quantisation.rounding import Grid
 from pellucid.operations.blocks import BLOCK, Parts, pack
 
@@ -22,7 +23,8 @@ DAMPING = 0.1
 class Hessian:
     """X^T X of all inputs of a layer, summed up as they pass. The factor 2 changes nothing in what follows."""
 
-    def __init__(self, inputs: int):
+    def __init__(self, inputs: int, layer: str = "a layer"):
+        self.layer = layer
         self.sum = torch.zeros(inputs, inputs)
 
     def add(self, x: Tensor) -> None:
@@ -31,7 +33,12 @@ class Hessian:
         self.sum.addmm_(x.T, x)
 
     def inverse_root(self) -> Tensor:
-        """U, upper triangular, with H^-1 = U^T U. (in, in) float32"""
+        """U, upper triangular, with H^-1 = U^T U. (in, in) float32
+
+        Raises `PellucidError` where inputs were not finite.
+        """
+        if not bool(self.sum.isfinite().all()):
+            raise PellucidError(f"{self.layer} read numbers that are not finite, so it cannot learn: use --method rtn")
         h = self.sum.double()
         diagonal = h.diagonal()
         diagonal += DAMPING * diagonal.mean()

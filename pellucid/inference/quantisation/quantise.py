@@ -96,7 +96,7 @@ def _compensated(model: Decoder, grid: Grid, text: Tensor, wanted: set[str]) -> 
                 yield f"{name}.weight", gptq(linear.weight, root, grid)
         streams = [block(x, *around[layer]) for x, around in zip(streams, surroundings, strict=True)]
     if isinstance(model.head, nn.Linear) and "head.weight" in wanted:
-        hessian = Hessian(model.head.in_features)
+        hessian = Hessian(model.head.in_features, "head")
         for x in streams:
             hessian.add(model.final_norm(x))
         yield "head.weight", gptq(model.head.weight, hessian.inverse_root(), grid)
@@ -123,8 +123,8 @@ def _listening(groups: list[Named]) -> Iterator[list[Hessian]]:
     hessians = []
     with ExitStack() as stack:
         for group in groups:
-            first = next(iter(group.values()))
-            hessian = Hessian(first.in_features)
+            name, first = next(iter(group.items()))
+            hessian = Hessian(first.in_features, name)
             handle = first.register_forward_pre_hook(lambda _module, given, hessian=hessian: hessian.add(given[0]))
             stack.callback(handle.remove)
             hessians.append(hessian)

@@ -57,7 +57,7 @@ def measure(
     precision = working_dtype(source)
     original, tokenizer = load(source, dtype=precision)
     rows = read_rows(text or TEXT, tokenizer, row_length(original), ROWS)
-    quantised, _ = load(target, dtype=precision, quantize="stored")
+    quantised, _ = load(target, dtype=original.dtype, quantize="stored")
     difference = compare(original, quantised, rows, lambda done, of: progress("comparing", done, of))
     precision = str(original.dtype).removeprefix("torch.")
     del original, quantised

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pellucid.errors import PellucidError
 from pellucid.inference.quantisation.gptq import DAMPING, Hessian, gptq
 from pellucid.inference.quantisation.quantise import quantise
 from pellucid.inference.quantisation.rounding import Grid, round_matrix
@@ -103,3 +104,10 @@ def test_blocks_in_their_place_give_the_logits_of_the_quantised_model() -> None:
     for name, one in blocks.items():
         put_blocks(model, name, one, torch.float32)
     torch.testing.assert_close(logits(model), expected)
+
+
+def test_inputs_that_are_not_finite_name_the_layer() -> None:
+    hessian = Hessian(32, "blocks.3.attention.query")
+    hessian.add(torch.full((2, 32), float("nan")))
+    with pytest.raises(PellucidError, match=r"blocks\.3\.attention\.query read numbers that are not finite"):
+        hessian.inverse_root()
