@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure how fast it is here.", no_args_is_help=True)
 
 ADDRESS = re.compile(r"serving .* at (http://\S+)/v1 ")
+START_SECONDS = 60  # from its address to its first answer
 NUMBER = re.compile(r"^pellucid_engine_(\w+?)(?:_total)? (\S+)$", re.MULTILINE)
 
 
@@ -63,15 +64,18 @@ def serve(
     """
     levels = parse_concurrency(concurrency)
     check_plot(plot)
+    if model.startswith("-"):
+        raise InputError(f"{model} stands where the model does: give the model before `--` and the server's options")
+    key = next(iter((api_key or "").split()), None)  # the variable may hold several
     if url is not None and options:
         raise InputError(f"{' '.join(options)}: a server that runs already takes no options, leave them or --url out")
     from pellucid.serving.bench import Bench
 
     if url is not None:
-        results = measure(Bench(url, key=api_key), levels, requests, prompt_tokens, answer_tokens, rate)
+        results = measure(Bench(url, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
     else:
         with started_server(model, options or []) as address:
-            results = measure(Bench(address), levels, requests, prompt_tokens, answer_tokens, rate)
+            results = measure(Bench(address, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
     if as_json:
         print(json.dumps({"bench": "serve", "model": model if url is None else url, "levels": results}))
     else:
@@ -137,10 +141,13 @@ def started_server(model: str, options: list[str]) -> Iterator[str]:
 
 
 def wait_for(address: str, process: subprocess.Popen[str]) -> None:
-    """Until it answers. Raises `PellucidError` when the process has ended instead."""
+    """Until it answers. Raises `PellucidError` when the process has ended instead, or `START_SECONDS` are over."""
+    direct, end = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic() + START_SECONDS
     while process.poll() is None:
+        if time.monotonic() > end:
+            raise PellucidError(f"the server does not answer after {START_SECONDS} s: see what it says above")
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
+            with direct.open(f"{address}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.02)
@@ -199,7 +206,8 @@ def server_side(before: Mapping[str, float], after: Mapping[str, float]) -> dict
     if grown("drafts"):
         found["accepted_length"] = 1 + grown("guesses_taken") / grown("drafts")
         found["guesses_taken"] = grown("guesses_taken") / grown("tokens_guessed")
-        found["guess_gain"] = after["guess_gain"]
+        if after["guess_gain"]:  # 0: not measured yet
+            found["guess_gain"] = after["guess_gain"]
     return found
 
 
@@ -236,7 +244,8 @@ def show(results: list[dict[str, Any]], prompt_tokens: int, answer_tokens: int) 
         if "accepted_length" in one:
             console.print(
                 f"{one['concurrency']} at once: {one['guesses_taken']:.0%} of the guesses were right, a step with them "
-                f"gave {one['accepted_length']:.2f} tokens, answers came {one['guess_gain']:.2f} times as fast"
+                f"gave {one['accepted_length']:.2f} tokens"
+                + (f", answers came {one['guess_gain']:.2f} times as fast" if "guess_gain" in one else "")
             )
 
 

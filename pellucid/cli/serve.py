@@ -140,10 +140,11 @@ def account(stats: Mapping[str, float]) -> Iterator[str]:
             f"answer would have wasted {stats['cache_waste_contiguous']:.1%}"
         )
     if stats.get("drafts"):
+        gain = stats["guess_gain"]  # 0: not measured yet
         yield (
             f"guesses: {stats['guesses_taken'] / stats['tokens_guessed']:.0%} of {stats['tokens_guessed']} were right; "
-            f"a step with a draft gave {stats['accepted_length']:.2f} tokens, and answers came "
-            f"{stats['guess_gain']:.2f} times as fast when last measured"
+            f"a step with a draft gave {stats['accepted_length']:.2f} tokens"
+            + (f", and answers came {gain:.2f} times as fast when last measured" if gain else "")
         )
 
 

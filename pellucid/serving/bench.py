@@ -6,15 +6,17 @@ Any server that answers POST /v1/completions as OpenAI's API has it, with `strea
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import random
+import secrets
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pellucid.errors import InputError, PellucidError
 
@@ -76,20 +78,23 @@ class Bench:
     """
 
     def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--url {url}: give an address such as http://127.0.0.1:8000")
+        parts = _address(url)
         self._parts, self._root = parts, parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self.model = model or str(self.get("/v1/models")["data"][0]["id"])
+        self._numbers = itertools.count(secrets.randbelow(10**9))  # of prompts; another bench's are others
+        self.model = model or self._first_model()
         self._extra: dict[str, Any] = {"ignore_eos": True}
         self.exact = True  # whether answers are as long as they are asked to be
         self._words_a_token = 1.0
         self._words_a_token = self._calibrated()
 
-    def get(self, path: str) -> Any:
-        """The JSON at `path`."""
-        return json.loads(self.text(path))
+    def _first_model(self) -> str:
+        try:
+            return str(json.loads(self.text("/v1/models"))["data"][0]["id"])
+        except (ValueError, LookupError, TypeError):
+            raise PellucidError(
+                f"{self._parts.geturl()}/v1/models lists no model as OpenAI's API does: give a server that has it"
+            ) from None
 
     def text(self, path: str) -> str:
         """What is at `path`. Raises `PellucidError` where that cannot be had."""
@@ -132,7 +137,7 @@ class Bench:
                 if number < 0:
                     return
                 time.sleep(max(0.0, started + arrival - time.perf_counter()))
-                reply = self.ask(self._prompt(prompt_tokens, concurrency * 100_000 + number), answer_tokens, number)
+                reply = self.ask(self._prompt(prompt_tokens), answer_tokens, number)
                 level.replies.append(reply)
                 done()
 
@@ -160,7 +165,7 @@ class Bench:
                 return reply
             for event in _events(response):
                 _take(reply, event)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
             reply.error = f"{type(error).__name__}: {error}"
         finally:
             connection.close()
@@ -179,13 +184,14 @@ class Bench:
             times.append(times[-1] + (chance.expovariate(rate) if rate else 0.0))
         return times
 
-    def _prompt(self, tokens: int, number: int) -> str:
+    def _prompt(self, tokens: int) -> str:
+        number = next(self._numbers)
         words = max(1, round(tokens * self._words_a_token) - 1)
         return f"{number} {' '.join(random.Random(number).choices(WORDS.split(), k=words))}"
 
     def _calibrated(self) -> float:
         """Words a token, from a first request; which also shows whether the server takes `ignore_eos`."""
-        prompt = self._prompt(FIRST_WORDS, 0)
+        prompt = self._prompt(FIRST_WORDS)
         reply = self.ask(prompt, 2, 0)
         if reply.error is not None and reply.error.startswith("4"):
             self._extra, self.exact = {}, False
@@ -194,7 +200,21 @@ class Bench:
             raise PellucidError(
                 f"the server at {self._parts.geturl()} gave no answer to a first request: {reply.error}"
             )
+        if reply.prompt_tokens < 1:
+            raise PellucidError(
+                f"the server at {self._parts.geturl()} counts no tokens of a prompt: it cannot be measured"
+            )
         return FIRST_WORDS / reply.prompt_tokens
+
+
+def _address(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # a port out of range
+        pass
+    raise InputError(f"--url {url}: give an address such as http://127.0.0.1:8000")
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -207,7 +227,8 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def _take(reply: Reply, event: dict[str, Any]) -> None:
     if "error" in event:
-        reply.error = str(event["error"].get("message", event["error"]))
+        error = event["error"]
+        reply.error = str(error.get("message", error) if isinstance(error, dict) else error)
     if event.get("choices"):
         reply.times.append(time.perf_counter())
     if usage := event.get("usage"):

@@ -27,6 +27,8 @@ def test_a_server_is_started_measured_and_ended(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PELLUCID_NATIVE", "0")  # nothing is compiled
+    monkeypatch.setenv("PELLUCID_API_KEY", "one two")  # the server's too
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     picture = tmp_path / "bench.png"
     asked = ["bench", "serve", str(folder), *SMALL, "--json", "--plot", str(picture)]
     assert frame.run([*asked, "--", "--dtype", "float32", "--draft", str(folder)]) == 0
@@ -57,6 +59,7 @@ def test_a_server_that_runs_is_measured_too(capsys: pytest.CaptureFixture[str], 
         (["--url", "nowhere"], "--url nowhere"),
         (["smollm2", "--url", "http://x", "--", "--dtype", "float32"], "takes no options"),
         (["no-such-model"], "no-such-model"),
+        (["--", "--draft", "x"], "--draft stands where the model does"),
     ],
 )
 def test_what_is_asked_wrongly(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

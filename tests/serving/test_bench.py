@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -10,6 +12,8 @@ from pellucid.errors import InputError, PellucidError
 from pellucid.serving.bench import Bench, Level, Reply, percentiles
 from tests.serving.live import serving
 from tests.serving.stand_in import Scripted, tiny_engine
+
+MODELS = b'{"data": [{"id": "x"}]}'
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +51,50 @@ def test_a_live_server_is_measured() -> None:
             Bench(live.url)
 
 
+def test_no_prompt_is_asked_twice() -> None:
+    engine = tiny_engine()
+    with serving(engine) as live:
+        for bench in (Bench(live.url), Bench(live.url)):
+            for _ in range(2):
+                found = bench.level(2, requests=4, prompt_tokens=60, answer_tokens=2)
+                assert found.summary()["errors"] == 0
+        assert engine.stats()["prefix_hits"] == 0
+
+
+@pytest.mark.parametrize(
+    ("models", "stream", "said"),
+    [
+        (b"<html>", b"", "lists no model"),
+        (b'{"data": []}', b"", "lists no model"),
+        (MODELS, b'data: {"error": "full"}\n\n', "first request: full"),
+        (MODELS, b'data: {"usage": {"prompt_tokens": 1}}\n\n', "first request: KeyError"),
+        (MODELS, b"data: 5\n\n", "first request: TypeError"),
+        (MODELS, b'data: {"usage": {"prompt_tokens": 0, "completion_tokens": 2}}\n\n', "counts no tokens"),
+    ],
+)
+def test_a_server_of_another_maker_that_answers_otherwise(models: bytes, stream: bytes, said: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(models)
+
+        def do_POST(self) -> None:
+            self._send(stream)
+
+        def _send(self, body: bytes) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(PellucidError, match=said):
+            Bench(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
 def test_errors_are_counted() -> None:
     with serving(Scripted("the one", seconds=0.01), max_answers=1) as live:
         bench = Bench(live.url)
@@ -57,6 +105,8 @@ def test_errors_are_counted() -> None:
 def test_what_is_no_server() -> None:
     with pytest.raises(InputError, match="give an address such as"):
         Bench("localhost:8000")
+    with pytest.raises(InputError, match="give an address such as"):
+        Bench("http://localhost:80000")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(PellucidError, match="no server answers at"):
