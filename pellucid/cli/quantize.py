@@ -46,10 +46,11 @@ def quantize(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object.")] = False,
 ) -> None:
-    """Write a model with its matrices in few bits: int8, or int4 in groups of 32 weights.
+    """Write a model with its matrices in few bits: int8 or int4, with a scale for each 32 weights.
 
-    A folder is safetensors in the layout of compressed-tensors, which transformers and vLLM open; a name in .gguf makes
-    a GGUF file, which llama.cpp opens. pellucid runs both as they lie. What is there is replaced only if it is a model.
+    A folder is safetensors in the layout of compressed-tensors, which vLLM opens, and transformers (int4 with
+    dequantize=True); a name in .gguf makes a GGUF file, which llama.cpp opens. pellucid runs both as they lie, where
+    its native code compiles. What is there is replaced only if it is a model.
 
     Example: pellucid quantize smollm2 smollm2-int4 --scheme int4 --report
     """
@@ -57,7 +58,7 @@ def quantize(
     from pellucid.cli.phases import noting, phases
     from pellucid.cli.quantised import print_report
     from pellucid.cli.show import size
-    from pellucid.inference.quantisation.report import measure
+    from pellucid.inference.quantisation.report import measure, rows_to_judge
     from pellucid.models.quantised import parse_scheme
     from pellucid.operations.hardware import use_best_threads
 
@@ -66,16 +67,20 @@ def quantize(
     check_options(method, calibrate, text, report or as_json)
     check_places(found, target)
     use_best_threads()
+    rows = rows_to_judge(str(found.path), text) if report or as_json else None  # read before minutes of work
     started = time.perf_counter()
     with noting(), phases() as show:
         make(str(found.path), found, target, format, method, calibrate, show)
-        told = measure(str(found.path), target, text, show) if report or as_json else None
-    if told is not None and as_json:
-        print(json.dumps({"scheme": format, "method": method, **asdict(told)}, indent=2))
+    if not as_json:
+        sizes = f"{size(bytes_on_disk(found.path))} -> {target}: {size(bytes_on_disk(target))}"
+        print(f"{source}: {sizes}, {format} by {method}, in {time.perf_counter() - started:.0f} s", flush=True)
+    if rows is None:
         return
-    sizes = f"{size(bytes_on_disk(found.path))} -> {target}: {size(bytes_on_disk(target))}"
-    print(f"{source}: {sizes}, {format} by {method}, in {time.perf_counter() - started:.0f} s")
-    if told is not None:
+    with noting(), phases() as show:
+        told = measure(str(found.path), target, rows, text, show)
+    if as_json:
+        print(json.dumps({"scheme": format, "method": method, **asdict(told)}, indent=2))
+    else:
         print_report(told)
 
 
@@ -162,7 +167,7 @@ def calibration(name: str, calibrate: str | None, show: Show) -> Tensor:
 
     show("reading", 0, 1)
     model, tokenizer = as_it_runs(name)  # not the one that is quantised: an engine may rearrange the weights
-    length = row_length(model)
+    length = row_length(model.config)
     if calibrate is not None:
         return read_rows(calibrate, tokenizer, length, CALIBRATION_ROWS)
     return own_rows(

@@ -106,6 +106,7 @@ def test_a_source_in_few_bits_is_widened_and_that_is_said(
         (["{folder}", "{tmp}/few", "--calibrate", "{tmp}/short.txt"], "at least 16 are needed"),
         (["{folder}", "{tmp}/few", "--calibrate", "{tmp}/short.txt", "--method", "rtn"], "learns from no text"),
         (["{folder}", "{tmp}/few", "--text", "{tmp}/short.txt"], "add --report"),
+        (["{folder}", "{tmp}/few", "--json", "--text", "{tmp}/short.txt", "--method", "rtn"], "at least 16 are needed"),
     ],
 )
 def test_what_is_asked_wrongly_writes_nothing(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pellucid.checkpoints.describe import describe
 from pellucid.checkpoints.load import load, to_run
@@ -46,17 +47,28 @@ class Report:
     precision: str
 
 
+def rows_to_judge(source: str, text: str | None) -> Tensor:
+    """What a model is judged on, (rows, tokens). text: a file, a folder or a bundled text; None: State of the Union.
+
+    Raises `InputError` for a text that cannot be read, or is too short.
+    """
+    told = describe(source)
+    return read_rows(text or TEXT, told.tokenizer, row_length(told.config), ROWS)
+
+
 def measure(
-    source: str, target: Path, text: str | None, progress: Callable[[str, int, int], None] = lambda *_: None
+    source: str,
+    target: Path,
+    rows: Tensor,
+    text: str | None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Report:
-    """Loads both models and compares them. text: a file, a folder or a bundled text; None: the State of the Union.
+    """Loads both models and compares them on the rows of a text.
 
     progress: told of the phase, and how much of it is done and to be done.
-    Raises `InputError` for a text that cannot be read.
     """
-    precision = working_dtype(source)
-    original, tokenizer = load(source, dtype=precision)
-    rows = read_rows(text or TEXT, tokenizer, row_length(original), ROWS)
+    progress("reading both", 0, 1)
+    original, _ = load(source, dtype=working_dtype(source))
     quantised, _ = load(target, dtype=original.dtype, quantize="stored")
     difference = compare(original, quantised, rows, lambda done, of: progress("comparing", done, of))
     precision = str(original.dtype).removeprefix("torch.")

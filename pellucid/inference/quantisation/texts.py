@@ -13,6 +13,7 @@ from pellucid.data.sources import read_records
 from pellucid.errors import InputError, PellucidError
 from pellucid.inference.engine import Engine
 from pellucid.inference.params import SamplingParams
+from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -21,9 +22,9 @@ FEWEST = 16  # tokens that a text must have
 TOGETHER = 32  # samples that are written at a time
 
 
-def row_length(model: Decoder) -> int:
-    """Tokens of a row for this model."""
-    return min(LENGTH, model.config.max_positions)
+def row_length(config: ModelConfig) -> int:
+    """Tokens of a row for such a model."""
+    return min(LENGTH, config.max_positions)
 
 
 def read_rows(source: str | Path, tokenizer: Tokenizer, length: int, rows: int) -> Tensor:
