@@ -171,18 +171,3 @@ def dequantise(data: Bytes, stored: Format) -> Floats:
     for start in range(0, len(blocks), step):
         stored.unpack(blocks[start : start + step], out[start : start + step])
     return out.reshape(-1)
-
-
-def quantise_q8_0(values: Floats) -> Bytes:
-    """Float32 to Q8_0, as ggml does it: d = max|x| / 127, q = round(x / d), halves away from zero. Flat to flat."""
-    blocks = values.reshape(-1, 32)
-    out = np.empty((len(blocks), 34), np.uint8)
-    for start in range(0, len(blocks), CHUNK // 32):
-        x = blocks[start : start + CHUNK // 32]
-        d = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
-        inverse = np.divide(np.float32(1), d, out=np.zeros_like(d), where=d != 0)
-        q = x * inverse
-        away = np.trunc(q + np.copysign(np.float32(0.5), q))
-        out[start : start + len(x), :2] = d.astype(np.float16).view(np.uint8)
-        out[start : start + len(x), 2:] = away.astype(np.int8).view(np.uint8)
-    return out.reshape(-1)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.checkpoints.gguf_quants import BY_NAME, Bytes, quantise_q8_0
+from pellucid.checkpoints.gguf_quants import BY_NAME, Bytes
 from pellucid.checkpoints.gguf_read import ARRAY, DEFAULT_ALIGNMENT, MAGIC, STRING
 from pellucid.errors import InputError
-from pellucid.operations.blocks import to_blocks
+from pellucid.operations.blocks import BYTES, to_blocks
 
 Plan: TypeAlias = Sequence[tuple[str, tuple[int, ...], str]]
 """The name, shape (in PyTorch's order) and number format of each tensor, in the order of the file."""
@@ -67,7 +66,7 @@ def encode(name: str, tensor: Tensor, kind: str) -> Bytes:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.uint8:
         return tensor.numpy().reshape(-1)
-    if kind in ("Q4_0", "Q4_1"):
+    if kind in BYTES:
         return to_blocks(tensor, kind).numpy().reshape(-1)
     if kind == "F16":
         half = tensor.half()
@@ -76,8 +75,7 @@ def encode(name: str, tensor: Tensor, kind: str) -> Bytes:
         return half.view(torch.uint8).numpy().reshape(-1)
     if kind == "BF16":
         return tensor.bfloat16().view(torch.uint8).numpy().reshape(-1)
-    values = tensor.float().numpy()
-    return values.view(np.uint8).reshape(-1) if kind == "F32" else quantise_q8_0(values)
+    return tensor.float().view(torch.uint8).numpy().reshape(-1)
 
 
 def _aligned(size: int) -> int:

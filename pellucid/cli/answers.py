@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pellucid.cli.timeline import Timeline
-    from pellucid.inference.engine import Engine, Event
+    from pellucid.inference.engine import Engine
+    from pellucid.inference.events import Event
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 OPENED = "Name the capital of France."  # the one that is looked into at every step

@@ -17,7 +17,8 @@ from pellucid.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from pellucid.cli.timeline import Timeline
     from pellucid.inference.conversation import Conversation
-    from pellucid.inference.engine import Engine, Event
+    from pellucid.inference.engine import Engine
+    from pellucid.inference.events import Event
     from pellucid.inference.presets import Resolved
 
 DEFAULT_PRESET = "balanced"

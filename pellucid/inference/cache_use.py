@@ -36,16 +36,13 @@ class CacheUse:
 
     held: slots that hold a token, those that sequences share once. taken: slots of the blocks in use.
     tokens: tokens in the cache, of each sequence by itself.
-    contiguous_longest: slots of a cache that sets max_length aside for each sequence. contiguous_final: slots of one
-    that knows beforehand how long each sequence gets; sequences count as they end, so read it when all have.
-    (Kwon et al. 2023, figure 2, has the same two beside the paged cache.)
+    contiguous_longest: slots of a cache that sets max_length aside for each sequence (Kwon et al. 2023, figure 2).
     """
 
     held: int = 0
     taken: int = 0
     tokens: int = 0
     contiguous_longest: int = 0
-    contiguous_final: int = 0
 
     def step(self, blocks: BlockPool, running: list[Sequence], max_length: int) -> None:
         """A step has been committed."""
@@ -55,10 +52,6 @@ class CacheUse:
         for sequence in running:
             self.tokens += sequence.computed
             sequence.steps += 1
-
-    def ended(self, sequence: Sequence) -> None:
-        """A sequence has got as long as it ever will."""
-        self.contiguous_final += len(sequence.token_ids) * sequence.steps
 
     def stats(self) -> dict[str, float]:
         """The sums, from which the waste between two moments follows, and the waste until now."""
@@ -80,11 +73,6 @@ class CacheUse:
     def waste_contiguous_longest(self) -> float:
         """The same of a contiguous cache of max_length for each sequence."""
         return 1 - self.tokens / self.contiguous_longest if self.contiguous_longest else 0.0
-
-    @property
-    def waste_contiguous_final(self) -> float:
-        """The same of a contiguous cache that knows beforehand how long each sequence gets."""
-        return 1 - self.tokens / self.contiguous_final if self.contiguous_final else 0.0
 
 
 def tokens_held(blocks: BlockPool, running: Iterable[Sequence]) -> int:

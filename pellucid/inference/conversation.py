@@ -13,7 +13,8 @@ from pellucid.inference.output import events_of
 from pellucid.inference.params import SamplingParams
 
 if TYPE_CHECKING:
-    from pellucid.inference.engine import Engine, Event
+    from pellucid.inference.engine import Engine
+    from pellucid.inference.events import Event
 
 
 @dataclass(slots=True)

@@ -25,10 +25,7 @@ from pellucid.inference.blocks import BlockPool
 from pellucid.inference.deterministic import check_deterministic
 from pellucid.inference.draft_model import MOST_GUESSES, DraftModel, check_same_vocabulary
 from pellucid.inference.drafts import PromptLookups
-from pellucid.inference.events import Asked, Writer, best, failure
-from pellucid.inference.events import Event as Event
-from pellucid.inference.events import Score as Score
-from pellucid.inference.events import seed_of as seed_of
+from pellucid.inference.events import Asked, Event, Writer, best, failure, seed_of
 from pellucid.inference.filters import log_probabilities
 from pellucid.inference.generate import Answer, Request, chances_of, drawable, prepare
 from pellucid.inference.params import SamplingParams

@@ -25,7 +25,7 @@ from pellucid.layers.cache import KVCache
 from pellucid.models.decoder import Decoder
 
 if TYPE_CHECKING:
-    from pellucid.inference.engine import Event
+    from pellucid.inference.events import Event
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 2048  # tokens of a prompt in one forward: bounds the memory of activations and masks

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from pellucid.errors import PellucidError
-from pellucid.inference.engine import Engine, Event, Score, seed_of
+from pellucid.inference.engine import Engine
+from pellucid.inference.events import Event, Score, seed_of
 from pellucid.inference.generate import Completion, new_completion
 from pellucid.inference.params import SamplingParams
 

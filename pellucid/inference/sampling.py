@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.errors import PellucidError
 from pellucid.inference import filters
-from pellucid.inference.params import SamplingParams as SamplingParams
+from pellucid.inference.params import SamplingParams
 from pellucid.inference.rows import Row
 
 FLOAT = torch.finfo(torch.float32)

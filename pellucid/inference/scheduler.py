@@ -133,7 +133,6 @@ class Scheduler:
         del queue[bisect_left(queue, sequence.order, key=_order)]
         self._give_back(sequence)
         sequence.state = "ended"
-        self.use.ended(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """A running sequence gives its blocks back, and waits to be computed again."""

@@ -1,4 +1,4 @@
-"""Decoders whose matrices are blocks of small integers: made from others, or put together from blocks."""
+"""Decoders whose matrices are blocks of small integers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pellucid.errors import InputError, did_you_mean
 from pellucid.layers.quantised import Blocks, Quantised, QuantisedEmbedding, QuantisedLinear
 from pellucid.models.decoder import Decoder
-from pellucid.operations.blocks import BLOCK, BYTES, to_blocks
+from pellucid.operations.blocks import BYTES
 
 # What a user asks for -> the format of `operations.blocks`.
 SCHEMES = {"int8": "Q8_0", "int4": "Q4_1"} | {name.lower(): name for name in BYTES}
@@ -29,31 +29,6 @@ def is_matrix(name: str, weight: Tensor) -> bool:
     return weight.dim() == 2 and not name.startswith("positions.")
 
 
-def quantise(model: Decoder, scheme: str) -> list[str]:
-    """Rounds every matrix to the nearest numbers of a scheme, in place, one at a time so that memory does not double.
-
-    Returns the names of the matrices that stay as they are, because their rows are no whole blocks.
-
-    Raises `InputError` for a scheme that does not exist, and for a model that is quantised otherwise already.
-    """
-    format = parse_scheme(scheme)  # noqa: A001
-    if model.quantised:
-        if formats_of(model) == {format}:
-            return []
-        raise InputError(
-            f"this model lies in {' and '.join(sorted(formats_of(model)))} already: load it without quantize first"
-        )
-    kept = []
-    for name, weight in list(model.named_parameters()):
-        if not is_matrix(name, weight):
-            continue
-        if weight.shape[1] % BLOCK:
-            kept.append(name)
-        else:
-            put_blocks(model, name, Blocks(to_blocks(weight.detach(), format), format), model.dtype)
-    return kept
-
-
 def put_blocks(model: Decoder, name: str, blocks: Blocks, dtype: torch.dtype) -> None:
     """Makes a matrix out of blocks of the parameter called `name`. dtype: the type that the model computes in."""
     path, _, parameter = name.rpartition(".")
@@ -62,11 +37,6 @@ def put_blocks(model: Decoder, name: str, blocks: Blocks, dtype: torch.dtype) ->
     assert parameter == "weight" and isinstance(layer, nn.Linear | nn.Embedding)
     new = QuantisedEmbedding(blocks, dtype) if isinstance(layer, nn.Embedding) else QuantisedLinear(blocks, layer.bias)
     setattr(model.get_submodule(parent), child, new.train(layer.training))
-
-
-def formats_of(model: Decoder) -> set[str]:
-    """The formats of those of its matrices that are blocks."""
-    return {module.format for module in model.modules() if isinstance(module, Quantised)}
 
 
 def weight_bytes(model: Decoder) -> dict[str, int]:

@@ -31,7 +31,7 @@ from pellucid.serving.service import Service, usage
 from pellucid.serving.tools import Call, ToolParser
 
 if TYPE_CHECKING:
-    from pellucid.inference.engine import Event
+    from pellucid.inference.events import Event
     from pellucid.inference.params import SamplingParams
     from pellucid.tokenizer.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from pellucid.serving.loop import Ask, answers_of
 from pellucid.serving.service import Service, usage
 
 if TYPE_CHECKING:
-    from pellucid.inference.engine import Event
+    from pellucid.inference.events import Event
     from pellucid.inference.params import SamplingParams
     from pellucid.tokenizer.tokenizer import Tokenizer
 

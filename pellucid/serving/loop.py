@@ -23,8 +23,8 @@ from pellucid.errors import InputError, PellucidError
 from pellucid.serving.errors import full, stopped, timed_out
 
 if TYPE_CHECKING:
-    from pellucid.inference.engine import Engine, Event
-    from pellucid.inference.events import Asked
+    from pellucid.inference.engine import Engine
+    from pellucid.inference.events import Asked, Event
     from pellucid.inference.params import SamplingParams
     from pellucid.serving.metrics import Metrics
 

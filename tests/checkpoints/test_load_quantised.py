@@ -24,8 +24,9 @@ from pellucid.errors import InputError
 from pellucid.layers.quantised import Quantised
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
-from pellucid.models.quantised import formats_of, quantise, weight_bytes
+from pellucid.models.quantised import weight_bytes
 from tests.checkpoints.tiny import CONFIGS, logits, random_model, tiny_tokenizer
+from tests.models.few_bits import formats_of, quantise
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import torch
 import pellucid
 from pellucid.checkpoints.save import save
 from pellucid.cli.app import run
-from pellucid.models.quantised import formats_of
 from tests.checkpoints.tiny import CONFIGS, logits, random_model, tiny_tokenizer
+from tests.models.few_bits import formats_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from pellucid.cli import app as frame
 from pellucid.cli import running
 from pellucid.cli.timeline import Timeline
 from pellucid.errors import InputError
-from pellucid.models.quantised import formats_of
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
+from tests.models.few_bits import formats_of
 
 
 @pytest.fixture(scope="module")

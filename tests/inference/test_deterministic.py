@@ -12,7 +12,8 @@ import torch
 
 import pellucid
 from pellucid.errors import InputError
-from pellucid.inference.engine import Engine, Event
+from pellucid.inference.engine import Engine
+from pellucid.inference.events import Event
 from pellucid.inference.native_step import why_not_native
 from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder

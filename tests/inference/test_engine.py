@@ -12,7 +12,8 @@ import torch
 
 from pellucid.errors import InputError
 from pellucid.inference.drafts import Pace
-from pellucid.inference.engine import Engine, Event
+from pellucid.inference.engine import Engine
+from pellucid.inference.events import Event
 from pellucid.inference.generate import generate
 from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder

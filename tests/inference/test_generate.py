@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pellucid.errors import InputError
 from pellucid.inference import generate as engine
 from pellucid.inference.generate import generate, stream
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
 from tests.inference.tiny import ARCHITECTURES, BOS, EOS, VOCAB, ByteTokenizer, tiny_model
 

@@ -12,8 +12,8 @@ from pellucid import LLM, SamplingParams
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError, PellucidError
 from pellucid.inference.generate import generate
-from pellucid.models.quantised import formats_of
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
+from tests.models.few_bits import formats_of
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, seed=0)
 

@@ -15,12 +15,13 @@ from pellucid.inference.runner import Runner
 from pellucid.inference.step import Chunk, Step
 from pellucid.layers.quantised import Quantised
 from pellucid.models.decoder import Decoder
-from pellucid.models.quantised import quantise, weight_bytes
+from pellucid.models.quantised import weight_bytes
 from pellucid.operations.blocks import BYTES
 from pellucid.operations.step import why_not
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.checkpoints.tiny import CONFIGS, random_model
 from tests.inference.tiny import ARCHITECTURES, tiny_model
+from tests.models.few_bits import quantise
 
 pytestmark = pytest.mark.skipif(why_not(torch.float32) is not None, reason="there is no native step here")
 

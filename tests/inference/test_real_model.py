@@ -10,7 +10,7 @@ import torch
 import pellucid
 from pellucid.checkpoints.source import packaged_source
 from pellucid.inference.generate import generate, stream
-from pellucid.inference.sampling import SamplingParams
+from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 

@@ -7,10 +7,11 @@ import torch
 
 from pellucid.errors import InputError
 from pellucid.models.decoder import Decoder
-from pellucid.models.quantised import SCHEMES, is_matrix, parse_scheme, quantise, weight_bytes
+from pellucid.models.quantised import SCHEMES, is_matrix, parse_scheme, weight_bytes
 from pellucid.models.vocabulary import add_tokens
 from pellucid.operations.blocks import from_blocks, to_blocks
 from tests.checkpoints.tiny import CONFIGS, logits, random_model
+from tests.models.few_bits import quantise
 
 SHAPES = ["llama", "llama-tied-wide-heads", "llama-biases", "gemma2", "gpt2"]
 
@@ -66,9 +67,6 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(InputError, match=r"there is no quantisation 'int5': it must be one of int8, int4, .*\(did you"):
         quantise(model, "int5")
     quantise(model, "int8")
-    assert quantise(model, "Q8_0") == []  # it is so already
-    with pytest.raises(InputError, match="lies in Q8_0 already: load it without quantize"):
-        quantise(model, "int4")
     with pytest.raises(InputError, match="neither trained nor saved so: load it without quantize"):
         model.weights()
     with pytest.raises(InputError, match="cannot take new tokens: load it without quantize"):

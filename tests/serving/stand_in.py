@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pellucid.errors import InputError
-from pellucid.inference.engine import Engine, Event
+from pellucid.inference.engine import Engine
+from pellucid.inference.events import Event
 from pellucid.inference.params import SamplingParams
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder

@@ -12,8 +12,8 @@ from pellucid.errors import InputError
 from pellucid.inference.quantisation import compare as comparing
 from pellucid.inference.quantisation.compare import compare, tokens_per_second
 from pellucid.inference.quantisation.texts import own_rows, read_rows
-from pellucid.models.quantised import quantise
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
+from tests.models.few_bits import quantise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
