@@ -95,8 +95,10 @@ class Making:
         taken: set[str] = set()
         for index in range(count):
             pronouns = THEY if index % 15 == 14 else (SHE if index % 2 else HE)
-            first = firsts[pronouns][index // 2 % len(firsts[pronouns])]
-            name = f"{first} {used[index % len(used)]}"
+            own, surname = firsts[pronouns], used[index % len(used)]
+            in_turn = (own[(index // 2 + step) % len(own)] for step in range(len(own)))
+            first = next((one for one in in_turn if f"{one} {surname}" not in taken), own[index // 2 % len(own)])
+            name = f"{first} {surname}"
             while name in taken:
                 name = f"{first} {pick(rng, used)}"
             taken.add(name)
