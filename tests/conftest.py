@@ -22,7 +22,9 @@ sys.modules.pop("sitecustomize", None)  # Python may have imported the system's 
 
 import sitecustomize as offline  # noqa: E402
 
-hypothesis.settings.register_profile("pellucid", deadline=None, print_blob=True)
+# The same examples in every run: a change is judged by what it changed. --hypothesis-profile=explore goes further.
+hypothesis.settings.register_profile("pellucid", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True, max_examples=1000)
 hypothesis.settings.load_profile("pellucid")
 
 

@@ -56,13 +56,13 @@ def test_a_linear_layer_and_what_it_reads(rows, inputs, outputs, seed, activatio
         "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"), "geglu_tanh": lambda v: F.gelu(v, approximate="tanh"),
     }[activation]  # fmt: skip
     read = plain(first) * second[0] if second else plain(first)
-    if dtype == torch.bfloat16:
-        read = read.bfloat16().float()
     expected = F.linear(read, weight.float(), bias)
     expected = cap * torch.tanh(expected / cap) if cap else expected
-    # What processors without instructions for bfloat16 read is not rounded.
-    tolerance = 1e-4 if dtype == torch.float32 else 0.02 * inputs**0.5
-    torch.testing.assert_close(ours, expected + 2 if add else expected, rtol=1e-4, atol=tolerance)
+    # For weights in bfloat16 some processors round what is read to it too: by 2^-8 of each number at most. tanh, as
+    # long as the cap is there, makes no difference larger.
+    rounded = 2**-8 if dtype == torch.bfloat16 else 0
+    most = (1e-5 + rounded) * F.linear(read.abs(), weight.float().abs(), bias.abs()) + 1e-5
+    assert ((ours - (expected + 2 if add else expected)).abs() <= most).all()
 
 
 @settings(deadline=None, max_examples=30)
