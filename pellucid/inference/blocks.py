@@ -95,6 +95,14 @@ class BlockPool:
             else:
                 self._free.append(block)
 
+    def forget(self) -> None:
+        """No prompt may find anything again: what stands in the blocks is of other weights. Nobody may hold any."""
+        assert not self.used
+        self._free += self._cached
+        self._cached.clear()
+        self._entries.clear()
+        self._keys.clear()
+
     def match(self, tokens: list[int], salt: Hashable, limit: int) -> list[int]:
         """The blocks that hold the beginning of `tokens`, as far as it is known, `limit` tokens at most.
 

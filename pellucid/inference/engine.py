@@ -57,6 +57,8 @@ class Engine:
     deterministic: log-probabilities are the same to the last bit, whatever else is under way, in whatever pieces
     prompts are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
     int8_cache: keys and values are kept as bytes, in half of bfloat16's memory; log-probabilities move a little.
+    drawn_logprobs: log-probabilities are those in the distribution that a token was drawn from, after temperature and
+    filters, and not in the model's own: what learning from one's own answers needs. There are no alternatives then.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         guesses: int = 0,
         deterministic: bool = False,
         int8_cache: bool = False,
+        drawn_logprobs: bool = False,
     ):
         context, vocab_size = model.config.max_positions, drawable(model, tokenizer)
         if deterministic:
@@ -96,6 +99,7 @@ class Engine:
             max_length=context,
         )  # fmt: skip
         self.max_length = self.scheduler.max_length
+        self._drawn_logprobs = drawn_logprobs
         self.steps = self.tokens_read = self.tokens_drawn = 0
         self.speculation: Speculation | None = None
         if draft is not None:
@@ -156,6 +160,13 @@ class Engine:
         else:
             self._writers[asked.prompt] = asked.writers
         return asked.id
+
+    def weights_changed(self) -> None:
+        """The model's weights have been written over in place: what was made from the old ones is made anew. Nothing
+        may be under way."""
+        assert not self.busy
+        self.scheduler.blocks.forget()
+        self.runner.weights_changed()
 
     def abort(self, id: int) -> None:  # noqa: A002
         """Nobody wants this request any more: what it holds is free at once. One that has ended stays as it is."""
@@ -294,7 +305,8 @@ class Engine:
             own = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
             answers = [writer.answer for writer in turns]
             try:
-                tokens = self._sampler(own[:, : self._sampler.vocab_size], [one.request.row for one in answers])
+                of_tokens = own[:, : self._sampler.vocab_size]
+                tokens, of_drawn = self._sampler.draw(of_tokens, [one.request.row for one in answers])
             except NoToken as error:
                 for writer in (turns[place] for place in error.rows):
                     drawn[writer].append(failure(writer.asked, writer.index, str(error)))
@@ -302,7 +314,12 @@ class Engine:
                 continue
             self.tokens_drawn += len(turns)
             going_on = []
-            for writer, token, chance in zip(turns, tokens.tolist(), chances_of(own, tokens, answers), strict=True):
+            chances: list[tuple[float | None, tuple[tuple[int, float], ...]]]
+            if self._drawn_logprobs:
+                chances = [(chance, ()) for chance in of_drawn.log().tolist()]
+            else:
+                chances = chances_of(own, tokens, answers)
+            for writer, token, chance in zip(turns, tokens.tolist(), chances, strict=True):
                 event = writer.event(writer.answer.take(token, *chance))
                 drawn[writer].append(event)
                 place = len(drawn[writer]) - 1

@@ -31,8 +31,14 @@ class Runner:
         )
         self.slopes = alibi_slopes(c.num_heads).to(model.device) if c.position == "alibi" else None
         self.why_not = why_not_native(model) if native else "it is switched off"
-        length = min(c.max_positions, num_blocks * block_size)
-        self.native = NativeStep(model, self.cache, length) if self.why_not is None else None
+        self.native: NativeStep | None = None
+        self.weights_changed()
+
+    def weights_changed(self) -> None:
+        """Weights have been written over in place; the native step has copies of some, such as biases."""
+        if self.why_not is None:
+            length = min(self.model.config.max_positions, self.cache.num_blocks * self.cache.block_size)
+            self.native = NativeStep(self.model, self.cache, length)
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:

@@ -125,9 +125,17 @@ class Sampler:
         self._device = torch.device(device)
         self._plan = _Plan([], self._device)
 
-    @torch.no_grad()
     def __call__(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
         """The tokens (B,) that follow `logits` (B, V), one of each of `rows`, which must differ; they move on.
+
+        Raises `NoToken` as `draw` does.
+        """
+        return self.draw(logits, rows)[0]
+
+    @torch.no_grad()
+    def draw(self, logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """As a call, and beside the tokens the chance (B,) that each had in the distribution that it was drawn from,
+        after all that its row asked for: 1 where it was the largest that was wanted.
 
         Raises `NoToken` when a row's logits have a NaN or nothing above -inf, or when what it asked for leaves nothing.
         """
@@ -138,17 +146,19 @@ class Sampler:
         best, tokens = filters.largest(scores)
         if not (best > -torch.inf).all():
             raise _no_token(logits, best)
+        chances = torch.ones(len(tokens), device=tokens.device)
         for group in plan.groups:
             own = scores if group.index is None else scores[group.index]
-            drawn = self._draw(own.float(), group, [plan.rows[place] for place in group.places])
+            drawn, chance = self._draw(own.float(), group, [plan.rows[place] for place in group.places])
             tokens = drawn if group.index is None else tokens.index_copy(0, group.index, drawn)
+            chances = chance if group.index is None else chances.index_copy(0, group.index, chance)
         for row in rows:
             row.drawn += 1
         if plan.tracked:
             ids = tokens.tolist()
             for place, one in plan.tracked:
                 one.advance(ids[place])
-        return tokens
+        return tokens, chances
 
     def _shaped(self, logits: Tensor, plan: _Plan) -> Tensor:
         """The logits after biases, penalties and prohibitions."""
@@ -191,8 +201,8 @@ class Sampler:
             column("frequency_penalty"),
         )
 
-    def _draw(self, scores: Tensor, group: _Group, rows: Sequence[Row]) -> Tensor:
-        """A token of each row of a group."""
+    def _draw(self, scores: Tensor, group: _Group, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """A token of each row of a group, and its chance."""
         # One number of each row's own generator: a row's draws are its own, whoever stands beside it.
         numbers = [torch.rand((), dtype=torch.float64, generator=row.generator).item() for row in rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64, device=self._device)
@@ -201,13 +211,19 @@ class Sampler:
             chances = filters.chances(scores, asked.heat)
             if asked.typical_p is not None:
                 chances = chances.where(filters.in_typical(chances, asked.typical_p), 0.0)
-            return filters.draw(chances, uniforms)
+            return _take(chances, uniforms)
         if group.way == "nucleus":
             return _in_nucleus(scores, asked, uniforms)
         return _among(scores, self.vocab_size if group.way == "sorted" else filters.GUESS, asked, uniforms)
 
 
-def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> Tensor:
+def _take(chances: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The place in each row of `chances` (B, M), in any scale, that is drawn, and its share of the row."""
+    places = filters.draw(chances, uniforms)
+    return places, chances.gather(-1, places[:, None])[:, 0] / chances.sum(-1)
+
+
+def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """A token of each row, of those among its `count` likeliest that pass the filters.
 
     Where more may pass, the row is drawn again among more.
@@ -215,26 +231,29 @@ def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> Ten
     values, ids = filters.most(scores, count)  # (B, M)
     chances = filters.chances(values, asked.heat)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, asked.typical_p)
-    drawn = ids.gather(-1, filters.draw(chances.where(passing, 0.0), uniforms)[:, None])[:, 0]
+    places, drawn = _take(chances.where(passing, 0.0), uniforms)
+    tokens = ids.gather(-1, places[:, None])[:, 0]
     if count >= scores.shape[-1] or not more.any():
-        return drawn
+        return tokens, drawn
     again = more.nonzero()[:, 0]
-    farther = _among(scores[again], filters.FARTHER * count, asked.of(again), uniforms[again])
-    return drawn.index_copy(0, again, farther)
+    farther, chance = _among(scores[again], filters.FARTHER * count, asked.of(again), uniforms[again])
+    return tokens.index_copy(0, again, farther), drawn.index_copy(0, again, chance)
 
 
-def _in_nucleus(scores: Tensor, asked: _Filters, uniforms: Tensor) -> Tensor:
+def _in_nucleus(scores: Tensor, asked: _Filters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """The same for rows with a top-p and no top-k, whose chances are those among all tokens."""
     whole = filters.chances(scores, asked.heat)
     chances, ids = filters.most(whole, filters.GUESS)  # (B, M)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, None)
-    drawn = ids.gather(-1, filters.draw(chances.where(passing, 0.0), uniforms)[:, None])[:, 0]
+    places, drawn = _take(chances.where(passing, 0.0), uniforms)
+    tokens = ids.gather(-1, places[:, None])[:, 0]
     if not more.any():
-        return drawn
+        return tokens, drawn
     again = more.nonzero()[:, 0]
     whole, asked = whole[again], asked.of(again)
     passing = (whole >= filters.nucleus_border(whole, asked.top_p)) & filters.in_min_p(whole, asked.min_p)
-    return drawn.index_copy(0, again, filters.draw(whole.where(passing, 0.0), uniforms[again]))
+    farther, chance = _take(whole.where(passing, 0.0), uniforms[again])
+    return tokens.index_copy(0, again, farther), drawn.index_copy(0, again, chance)
 
 
 def _no_token(logits: Tensor, best: Tensor) -> NoToken:
