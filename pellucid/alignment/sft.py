@@ -35,6 +35,7 @@ from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Trainer
+from pellucid.training.method import Supervised
 from pellucid.training.pretrain import steps_of
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.run import RunFolder, agreed_checkpoint
@@ -86,8 +87,8 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
     if checkpoint is not None:
         say(f"going on after step {checkpoint.step:,}")
     trainer = Trainer(
-        recipe, model.to(setting.device), tokenizer, data.rows, steps, setting, run, data.content, checkpoint,
-        validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
+        recipe, model.to(setting.device), tokenizer, Supervised(data.rows), steps, setting, run, data.content,
+        checkpoint, validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
     )  # fmt: skip
     return trainer.train()
 

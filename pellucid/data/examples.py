@@ -48,10 +48,47 @@ class Examples:
         """On another device."""
         return Examples(*(x.to(device) for x in (self.tokens, self.targets, self.positions, self.documents)))
 
+    def heaviest(self) -> Examples:
+        """These rows, every token of them learnt from."""
+        every = torch.where(self.targets == IGNORE, 0, self.targets)
+        return Examples(self.tokens, every, self.positions, self.documents)
+
     def split(self, rows: int) -> list[Examples]:
         """In parts of at most `rows` rows."""
         parts = zip(*(x.split(rows) for x in (self.tokens, self.targets, self.positions, self.documents)), strict=True)
         return [Examples(*part) for part in parts]
+
+
+class BatchOfRows(Protocol):
+    """What a step reads, whatever its loss is: rows of tokens, of which parts can be taken.
+
+    supervised: how many units the loss is the mean of (tokens that are learnt from, pairs that are compared).
+    """
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def positions(self) -> Tensor: ...
+
+    @property
+    def documents(self) -> Tensor: ...
+
+    @property
+    def supervised(self) -> int: ...
+
+    @property
+    def real(self) -> int: ...
+
+    @property
+    def batch(self) -> Batch: ...
+
+    def to(self, device: torch.device) -> BatchOfRows: ...
+
+    def split(self, rows: int) -> Sequence[BatchOfRows]: ...
+
+    def heaviest(self) -> BatchOfRows:
+        """The one of this shape that takes the most memory."""
 
 
 class Rows(Protocol):

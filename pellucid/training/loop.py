@@ -1,4 +1,4 @@
-"""The loop: read rows, take the gradient, move the weights; measure, evaluate and save on the way.
+"""The loop: step after step of a method that moves the weights; measure, evaluate and save on the way.
 
 What happens in step n is a function of the recipe, the weights and optimizer state after step n - 1, and n. So the same
 command resumes a run that was killed, and on a CPU every later number is, bit for bit, that of a run left alone.
@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pellucid.checkpoints.atomic import refused
 from pellucid.checkpoints.save import About
-from pellucid.data.examples import IGNORE, Examples, Rows
+from pellucid.data.examples import BatchOfRows, Rows
 from pellucid.errors import InputError, PellucidError
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -26,13 +27,14 @@ from pellucid.training.costs import peak_memory, training_flops, utilisation
 from pellucid.training.curves import write_curves
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.expected import verdicts
-from pellucid.training.loss import next_token_loss
+from pellucid.training.method import Method, Moved
 from pellucid.training.metrics import KEPT, Metrics, cut
 from pellucid.training.optimizers import Optimizers, make_optimizer
 from pellucid.training.progress import Progress
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import Recipe
 from pellucid.training.run import RunFolder
+from pellucid.training.saved import Saved, WholeModel
 from pellucid.training.schedules import scale
 from pellucid.training.setting import Setting, checkpoint_blocks, compile_blocks
 from pellucid.training.signals import Signals
@@ -68,25 +70,27 @@ class Outcome:
 class Trainer:
     """A run under way, from wherever it had got to.
 
-    model: on its device, with its weights before the first step. rows, validation: what it learns from, and what it is
-    measured on. data: a digest of what rows are made from. objective: the loss. base: the model that it was made from.
-    sample: what continues the recipe's prompts. run: where all is written; None in every process but the first.
-    checkpoint: what it goes on from.
+    model: on its device, with its weights before the first step; those that want a gradient are trained. method: what
+    a step does. data: a digest of what it learns from. validation: what the model is measured on. base: the model that
+    it was made from. sample: what continues the recipe's prompts. run: where all is written; None in every process but
+    the first. saved: what is written (None: the whole model). trained: what has the parameters that are moved, where
+    that is more than the model. checkpoint: what it goes on from.
     """
 
     recipe: Recipe
     model: Decoder
     tokenizer: Tokenizer
-    rows: Rows
+    method: Method
     steps: int
     setting: Setting
     run: RunFolder | None
     data: str
     checkpoint: Checkpoint | None = None
     validation: Rows | None = None
-    objective: Objective = next_token_loss
     base: str | None = None
     sample: Sample | None = None
+    saved: Saved | None = None
+    trained: nn.Module | None = None
     ranks: Ranks = field(default_factory=Ranks)
     # The state of the run, saved with every checkpoint
     done: int = 0
@@ -95,8 +99,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.recipe.train.explode)
-        self.optimizers: Optimizers = make_optimizer(self.model, self.recipe.optim, self.setting.dtype)
+        self.optimizers: Optimizers = make_optimizer(self.trained or self.model, self.recipe.optim, self.setting.dtype)
         self.evaluation: Evaluation | None = None
+        self._saved: Saved = self.saved or WholeModel(self.model, self.tokenizer)
         scale(self.recipe.optim, 0, self.steps)  # a schedule that does not fit the run is said before it begins
 
     def train(self) -> Outcome:
@@ -127,7 +132,7 @@ class Trainer:
         expected: tuple[str, ...] = ()
         if self.run is not None:
             if self.done == self.steps:
-                self.run.save_final(self.model, self.tokenizer, self._about())
+                self.run.save_final(self._saved, self._about())
             write_curves(self.run.path, self.run.path.name, self.recipe.expect.loss)
             expected = tuple(verdicts(self.run.path, self.recipe.expect.loss))
         return Outcome(
@@ -135,67 +140,80 @@ class Trainer:
             peak_memory(self.setting.device), expected,
         )  # fmt: skip
 
+    def descend(
+        self,
+        step: int,
+        examples: BatchOfRows | None,
+        objective: Objective,
+        batch: range,
+        *,
+        measures: Sequence[str] = (),
+        micro_batch: int | None = None,
+    ) -> Gradient:
+        """Moves the weights once, down the gradient at `examples`, this process's share of rows `batch` of the data.
+
+        Raises `PellucidError`, having moved nothing, where the loss or the gradient is not finite or the loss explodes.
+        """
+        gradient = self.gradient(examples, objective, measures=measures, micro_batch=micro_batch)
+        self.watch.check(step, gradient.loss, gradient.norm, batch, lambda: self._blame(examples))
+        clip(self.trained or self.model, gradient.norm, self.recipe.optim.clip)
+        self.optimizers.step(scale(self.recipe.optim, step - 1, self.steps))
+        self.optimizers.zero_grad()
+        return gradient
+
+    def gradient(
+        self,
+        examples: BatchOfRows | None,
+        objective: Objective,
+        *,
+        measures: Sequence[str] = (),
+        micro_batch: int | None = None,
+    ) -> Gradient:
+        """Puts a gradient into the parameters' `.grad`: see `take_gradient`. micro_batch: None, as the recipe says."""
+        return take_gradient(
+            self.model, examples, objective, micro_batch=micro_batch or self.recipe.train.micro_batch,
+            autocast=self.setting.autocast, ranks=self.ranks, measures=measures, trained=self.trained,
+        )  # fmt: skip
+
     def _step(self, metrics: Metrics | None, progress: Progress) -> None:
-        """One batch: its rows are the next in order, shared out over the processes."""
         began = time.perf_counter()
         recipe, step = self.recipe, self.done + 1
-        batch = range(self.done * recipe.train.batch, step * recipe.train.batch)
-        examples = self._read(self.ranks.share(batch))
-        reading = time.perf_counter() - began
-        gradient = self._gradient(examples)
-        self.watch.check(step, gradient.loss, gradient.norm, batch, lambda: self._blame(examples))
-        clip(self.model, gradient.norm, recipe.optim.clip)
-        rate = scale(recipe.optim, self.done, self.steps)
-        self.optimizers.step(rate)
-        self.optimizers.zero_grad()
-        self.done, self.tokens, self.loss = step, self.tokens + gradient.real, gradient.loss
+        moved = self.method.step(self, step)
+        self.done, self.tokens, self.loss = step, self.tokens + moved.real, moved.loss
         seconds = time.perf_counter() - began
-        speed, mfu = self._speed(examples, gradient, seconds)
-        progress.step(step, loss=gradient.loss, rate=speed, mfu=mfu)
+        speed, mfu = self._speed(moved, seconds)
+        progress.step(step, loss=moved.loss, rate=speed, mfu=mfu)
         if metrics is not None and self.run is not None:
             metrics.log(
-                step, tokens=self.tokens, loss=gradient.loss, learnt=gradient.learnt, gradient_norm=gradient.norm,
-                lr=recipe.optim.lr * rate, seconds=seconds, reading=reading, tokens_per_second=speed, mfu=mfu,
+                step, tokens=self.tokens, loss=moved.loss, learnt=moved.learnt, gradient_norm=moved.norm,
+                lr=recipe.optim.lr * scale(recipe.optim, step - 1, self.steps), seconds=seconds, reading=moved.reading,
+                tokens_per_second=speed, mfu=mfu, **moved.measures,
             )  # fmt: skip
             for line in verdicts(self.run.path, [band for band in recipe.expect.loss if band.step == step]):
                 progress.say(line)
 
-    def _gradient(self, examples: Examples | None) -> Gradient:
-        train, autocast = self.recipe.train, self.setting.autocast
-        return take_gradient(
-            self.model, examples, self.objective, micro_batch=train.micro_batch, autocast=autocast, ranks=self.ranks
-        )
-
-    def _read(self, rows: range) -> Examples | None:
-        return self.rows.read(rows).to(self.setting.device) if rows else None
-
     def _preflight(self) -> None:
-        """The heaviest step there can be, before the first: every token is learnt from. If it fits, all do (D4)."""
-        examples = self._read(self.ranks.share(range(self.recipe.train.batch)))
-        if examples is not None:
-            heavy = torch.where(examples.targets == IGNORE, 0, examples.targets)
-            examples = Examples(examples.tokens, heavy, examples.positions, examples.documents)
+        """The heaviest step there can be, before the first. If it fits, all do (D4)."""
         try:
-            self._gradient(examples)
+            self.method.preflight(self)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             train = self.recipe.train
             raise PellucidError(
-                f"the memory does not hold a step of {train.micro_batch or train.batch} rows of {self.rows.context} "
-                "tokens at a time: lower train.micro_batch, which changes no result, or set "
-                "train.activation_checkpointing=true"
+                f"the memory does not hold a step of {train.micro_batch or train.batch} rows of "
+                f"{self.recipe.data.context} tokens at a time: lower train.micro_batch, which changes no result, or "
+                "set train.activation_checkpointing=true"
             ) from error
         self.optimizers.zero_grad()
 
-    def _speed(self, examples: Examples | None, gradient: Gradient, seconds: float) -> tuple[float, float | None]:
+    def _speed(self, moved: Moved, seconds: float) -> tuple[float, float | None]:
         """Tokens/s, padding not counted, and MFU: None where the ceiling is not known, or was measured too low, beside
         other work, as a figure above 1 shows."""
-        speed = gradient.real / seconds
-        if examples is None or self.setting.ceiling is None:
+        speed = moved.real / seconds
+        if moved.seen is None or self.setting.ceiling is None:
             return speed, None
-        places = examples.positions[examples.documents >= 0]
-        flops = training_flops(self.model.config, 2 * float(places.float().mean()) + 1)
+        flops = training_flops(self.model.config, 2 * moved.seen + 1)
         mfu = utilisation(flops, speed, self.setting.ceiling * self.ranks.world)
         return speed, mfu if mfu <= 1 else None
 
@@ -233,7 +251,7 @@ class Trainer:
         except OSError as error:
             raise refused(path, error, KEPT) from error
 
-    def _blame(self, examples: Examples | None) -> str:
+    def _blame(self, examples: BatchOfRows | None) -> str:
         return "in another process" if examples is None else blame(self.model, examples, self.setting.autocast)
 
     def _about(self) -> About:
@@ -250,9 +268,10 @@ class Trainer:
             "mean": self.watch.mean,
             "seen": self.watch.seen,
             "setting": self.setting.as_json(),
+            "method": self.method.state(),
         }
         with progress.phase("saving"):
-            self.run.save_checkpoint(self.done, self.model, self.tokenizer, self.optimizers, state, self._about())
+            self.run.save_checkpoint(self.done, self._saved, self.optimizers, state, self._about())
             write_curves(self.run.path, self.run.path.name, self.recipe.expect.loss)
 
     def _restore(self) -> int | None:
@@ -264,9 +283,10 @@ class Trainer:
                 f"data.train holds other tokens now than when {self.recipe.run} was begun: put back the data that were "
                 "there, or choose another run folder"
             )
-        state = self.checkpoint.restore(self.model, self.optimizers)
+        state = self.checkpoint.restore(self._saved, self.optimizers)
         self.done, self.tokens, self.loss = state["step"], state["tokens"], state["loss"]
         self.watch.mean, self.watch.seen = state["mean"], state["seen"]
+        self.method.restore(state.get("method", {}))
         return self.done
 
     @contextmanager

@@ -25,6 +25,7 @@ from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.tokenizer.train import train_bpe
 from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Sample, Trainer
+from pellucid.training.method import Supervised
 from pellucid.training.ranks import Ranks, join
 from pellucid.training.recipe import DataRecipe, PretrainRecipe, TrainRecipe
 from pellucid.training.run import TOKENIZER, RunFolder, agreed_checkpoint
@@ -64,8 +65,8 @@ def pretrain(
             if checkpoint is not None:
                 tell(f"going on after step {checkpoint.step:,}")
             trainer = Trainer(
-                recipe, model.to(setting.device), tokenizer, rows, steps, setting, run, train.content, checkpoint,
-                validation=whole_rows(validation, recipe.data), sample=sample, ranks=ranks,
+                recipe, model.to(setting.device), tokenizer, Supervised(rows), steps, setting, run, train.content,
+                checkpoint, validation=whole_rows(validation, recipe.data), sample=sample, ranks=ranks,
             )  # fmt: skip
             return trainer.train()
         finally:

@@ -18,16 +18,15 @@ from typing import Any, BinaryIO
 import yaml
 from pydantic import ValidationError
 
-from pellucid.checkpoints.atomic import atomic_file, remove_folder, sweep
+from pellucid.checkpoints.atomic import atomic_file, atomic_folder, remove_folder, sweep
 from pellucid.checkpoints.manifest import CHECKPOINTS, checkpoints, damage, whole_checkpoints
-from pellucid.checkpoints.save import About, save
+from pellucid.checkpoints.save import About
 from pellucid.checkpoints.source import FINAL, RUN_RECIPE
 from pellucid.errors import InputError, PellucidError
-from pellucid.models.decoder import Decoder
-from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.lock import LOCK, lock
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import Recipe
+from pellucid.training.saved import Saved
 from pellucid.training.state import Checkpoint, Stateful, save_state
 
 # Fields that may differ at a resume, because no weight depends on them. A section stands for all of its fields.
@@ -83,8 +82,7 @@ class RunFolder:
     def save_checkpoint(
         self,
         step: int,
-        model: Decoder,
-        tokenizer: Tokenizer,
+        saved: Saved,
         optimizers: Stateful,
         state: Mapping[str, Any],
         about: About,
@@ -96,7 +94,7 @@ class RunFolder:
         """
         sweep(self.path / CHECKPOINTS)
         folder = self.path / CHECKPOINTS / f"step-{step}"
-        save_state(folder, model, tokenizer, optimizers, {"step": step, **state}, about)
+        save_state(folder, saved, optimizers, {"step": step, **state}, about)
         self._remove_old(step)
         return Checkpoint(folder, step)
 
@@ -104,9 +102,10 @@ class RunFolder:
         """The newest whole checkpoint; a warning tells of each newer one that is not whole. None: there is none."""
         return newest_checkpoint(self.path)
 
-    def save_final(self, model: Decoder, tokenizer: Tokenizer, about: About) -> Path:
-        """Writes `final/`, the model that the run was for; returns where it is."""
-        save(model, tokenizer, self.path / FINAL, about=about)
+    def save_final(self, saved: Saved, about: About) -> Path:
+        """Writes `final/`, what the run was for; returns where it is."""
+        with atomic_folder(self.path / FINAL) as temporary:
+            saved.write(temporary, about)
         return self.path / FINAL
 
     def _remove_old(self, newest: int) -> None:

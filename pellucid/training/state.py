@@ -18,12 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pellucid.checkpoints.atomic import atomic_folder
-from pellucid.checkpoints.folder import read_folder, read_json
+from pellucid.checkpoints.folder import read_json
 from pellucid.checkpoints.manifest import write_manifest
-from pellucid.checkpoints.save import About, write_folder, write_json, write_tensors
-from pellucid.errors import InputError
-from pellucid.models.decoder import Decoder
+from pellucid.checkpoints.save import About, write_json, write_tensors
 from pellucid.tokenizer.tokenizer import Tokenizer
+from pellucid.training.saved import Saved
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -36,17 +35,10 @@ class Stateful(Protocol):
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
-def save_state(
-    folder: Path,
-    model: Decoder,
-    tokenizer: Tokenizer,
-    optimizers: Stateful,
-    state: Mapping[str, Any],
-    about: About,
-) -> None:
+def save_state(folder: Path, saved: Saved, optimizers: Stateful, state: Mapping[str, Any], about: About) -> None:
     """Writes a checkpoint, whole or not at all. `PellucidError` when the disk refuses."""
     with atomic_folder(folder) as temporary:
-        write_folder(temporary, model, tokenizer, about)
+        saved.write(temporary, about)
         write_tensors(temporary / TENSORS, optimizers.state_tensors())
         write_json(temporary / STATE, state)
         write_manifest(temporary)
@@ -69,18 +61,11 @@ class Checkpoint:
         return Tokenizer.load(self.path)
 
     @torch.no_grad()
-    def restore(self, model: Decoder, optimizers: Stateful) -> dict[str, Any]:
-        """Puts the weights into `model` and the optimizers' tensors back, bit for bit; returns `state`.
+    def restore(self, saved: Saved, optimizers: Stateful) -> dict[str, Any]:
+        """Puts weights and the optimizers' tensors back, bit for bit; returns `state`.
 
         Raises `InputError` when the checkpoint is of a model of another shape.
         """
-        saved, _ = read_folder(self.path, model.dtype)
-        if saved.config != model.config:
-            raise InputError(
-                f"{self.path} holds a model of another config than the recipe's; choose another run folder"
-            )
+        saved.restore(self.path)
         optimizers.load_state_tensors(load_file(self.path / TENSORS))
-        weights = saved.weights()
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
         return self.state

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pellucid.data.examples import Examples
+from pellucid.data.examples import BatchOfRows
 from pellucid.errors import PellucidError
 from pellucid.models.decoder import Decoder
 
@@ -61,7 +61,7 @@ def check_weights(model: Decoder, step: int) -> None:
 
 
 @torch.no_grad()
-def blame(model: Decoder, examples: Examples, autocast: torch.dtype | None) -> str:
+def blame(model: Decoder, examples: BatchOfRows, autocast: torch.dtype | None) -> str:
     """Where something that is not finite is first seen: a parameter, the output of a module, or a gradient."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():

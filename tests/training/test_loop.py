@@ -156,7 +156,7 @@ def test_a_step_that_does_not_fit_is_said_before_the_first(error: Exception, tmp
 
     with RunFolder.open(tmp_path / "run", plan()) as run, pytest.raises(PellucidError) as caught:
         trainer(run, recipe=plan(micro_batch=2), objective=objective).train()
-    assert "the memory does not hold a step of 2 rows of 16 tokens" in str(caught.value)
+    assert f"the memory does not hold a step of 2 rows of {plan().data.context} tokens" in str(caught.value)
     assert "lower train.micro_batch" in str(caught.value) and not read_metrics(run.path)
 
 

@@ -18,11 +18,13 @@ from pellucid.cli.app import run as command
 from pellucid.errors import InputError
 from pellucid.training.recipe import PretrainRecipe, parse_recipe, read_recipe
 from pellucid.training.run import RunFolder, compare
+from pellucid.training.saved import WholeModel
 from tests.checkpoints.tiny import CONFIGS, random_model, same_weights, tiny_tokenizer
 from tests.training.tiny_run import recipe, save_step
 
 OWNER = """
 import os, sys, time
+from pellucid.training.saved import WholeModel
 from pellucid.training.run import RunFolder
 from tests.training.tiny_run import recipe
 run = RunFolder.open(sys.argv[1], recipe())
@@ -218,7 +220,7 @@ def test_a_run_folder_is_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.warns(UserWarning, match=r"step-20 is passed over, .*: model.safetensors has 4 bytes instead of"):
             assert pellucid.load(folder)[0].final_norm.weight.unique().tolist() == [10]
         final = random_model(CONFIGS["gpt2"])
-        assert run.save_final(final, tiny_tokenizer(), About(base="smollm2", steps=30)) == folder / "final"
+        assert run.save_final(WholeModel(final, tiny_tokenizer()), About(base="smollm2", steps=30)) == folder / "final"
     assert same_weights(pellucid.load(folder)[0], final)
     assert command(["show", str(folder)]) == 0
     told = capsys.readouterr().out

@@ -21,6 +21,7 @@ from pellucid.models.decoder import Decoder
 from pellucid.training.optimizers import Optimizers, make_optimizer
 from pellucid.training.recipe import OptimRecipe
 from pellucid.training.run import RunFolder, newest_checkpoint
+from pellucid.training.saved import WholeModel
 from tests.checkpoints.tiny import CONFIGS, SIZES, random_model, same_weights, tiny_tokenizer
 from tests.disk import largest_file
 from tests.training.tiny_run import Holder, filled, recipe, save_step
@@ -33,7 +34,8 @@ from pathlib import Path
 import torch
 from pellucid.models.decoder import Decoder
 from pellucid.training.run import RunFolder
-from tests.checkpoints.tiny import CONFIGS, random_model
+from pellucid.training.saved import WholeModel
+from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.training.tiny_run import Holder, recipe, save_step
 
 warnings.simplefilter("error")  # a checkpoint that is passed over, for instance
@@ -78,7 +80,8 @@ for number in range(kills):
             continue
         assert newest.step in (saved, saved + 1), (newest.step, saved)
         holder, found = Holder(), Decoder(model.config)
-        assert newest.restore(found, holder) == {"step": newest.step, "tokens": newest.step * 10}
+        whole = WholeModel(found, tiny_tokenizer())
+        assert newest.restore(whole, holder) == {"step": newest.step, "tokens": newest.step * 10}
         values = torch.cat([x.flatten() for x in [*found.parameters(), *holder.tensors.values()]]).unique()
         assert values.tolist() == [newest.step]
         last = newest.step
@@ -108,12 +111,12 @@ def test_the_step_after_a_resume_is_the_step_without_one(name: str, optimizer: s
     take_steps(model, optimizers, 2)
     with RunFolder.open(tmp_path / "run", recipe()) as run:
         state = {"tokens": 17, "mean": 0.1 + 0.2, "words": ["a", None]}
-        run.save_checkpoint(2, model, tiny_tokenizer(), optimizers, state, About(steps=2))
+        run.save_checkpoint(2, WholeModel(model, tiny_tokenizer()), optimizers, state, About(steps=2))
         checkpoint = run.newest_checkpoint()
     assert checkpoint is not None
     other = Decoder(config, seed=9)
     others = make_optimizer(other, optim)
-    assert checkpoint.restore(other, others) == {"step": 2, **state}
+    assert checkpoint.restore(WholeModel(other, tiny_tokenizer()), others) == {"step": 2, **state}
     assert same_weights(model, other) and (other.head is None) == config.tie_embeddings
     assert checkpoint.tokenizer.vocab_size == 266
     take_steps(model, optimizers, 2)
@@ -124,7 +127,7 @@ def test_the_step_after_a_resume_is_the_step_without_one(name: str, optimizer: s
 def test_a_checkpoint_is_a_model_folder_for_transformers(tmp_path: Path) -> None:
     model = random_model(CONFIGS["llama"])
     with RunFolder.open(tmp_path / "run", recipe()) as run:
-        path = run.save_checkpoint(1, model, tiny_tokenizer(), Holder(), {}, About(steps=1)).path
+        path = run.save_checkpoint(1, WholeModel(model, tiny_tokenizer()), Holder(), {}, About(steps=1)).path
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="auto", output_loading_info=True)
     assert not any(report.values())
     tokens = torch.arange(7, 31)[None]
@@ -138,7 +141,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_changes_nothing(tmp_path: 
         checkpoint = save_step(run, 1, random_model(CONFIGS["llama"]))
     other, holder = filled(random_model(CONFIGS["qwen3"]), 7), Holder(7)
     with pytest.raises(InputError, match=r"step-1 holds a model of another config than the recipe's"):
-        checkpoint.restore(other, holder)
+        checkpoint.restore(WholeModel(other, tiny_tokenizer()), holder)
     assert {x for parameter in other.parameters() for x in parameter.unique().tolist()} == {7}
     assert holder.tensors["blocks.0.w.step"] == 7
 
@@ -164,13 +167,17 @@ def test_a_full_disk_is_one_sentence_and_the_run_resumes(limit: int, tmp_path: P
             big = {"w.exp_avg": torch.ones(200_000)}
             holder = Holder()
             holder.load_state_tensors(big)
-            run.save_checkpoint(20, filled(model, 20), tiny_tokenizer(), holder, {}, About())
+            run.save_checkpoint(20, WholeModel(filled(model, 20), tiny_tokenizer()), holder, {}, About())
     assert caught.value.exit_status == 1
     assert "step-20 could not be written (" in str(caught.value) and "make room" in str(caught.value)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-10"]
     with RunFolder.open(tmp_path / "run", recipe()) as run:
         newest = run.newest_checkpoint()
-        assert newest is not None and newest.restore(model, Holder()) == {"step": 10, "tokens": 100}
+        assert newest is not None
+        assert newest.restore(WholeModel(model, tiny_tokenizer()), Holder()) == {
+            "step": 10,
+            "tokens": 100,
+        }
         assert model.final_norm.weight.unique().tolist() == [10]
         save_step(run, 20, model)
 

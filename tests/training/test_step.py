@@ -20,7 +20,7 @@ from pellucid.training.loss import next_token_loss
 from pellucid.training.optimizers import make_optimizer
 from pellucid.training.recipe import OptimRecipe
 from pellucid.training.setting import checkpoint_blocks
-from pellucid.training.step import clip, take_gradient
+from pellucid.training.step import Measured, clip, take_gradient
 from tests.checkpoints.tiny import CONFIGS, random_model
 from tests.training.tiny_run import SHAPE, Counting
 
@@ -170,3 +170,17 @@ def test_activations_computed_again_go_with_compiled_blocks() -> None:
         torch.manual_seed(0)
         step_of(model, 4, 64)()
     torch.testing.assert_close(gradients(models[1]), gradients(models[0]), rtol=1e-3, atol=1e-5)
+
+
+def test_measures_are_means_over_the_units_however_the_batch_is_cut() -> None:
+    """As the loss is: summed over all micro-batches, divided once."""
+    model, examples = Decoder(ModelConfig(**SHAPE)), Counting().read(range(4))
+
+    def objective(model: Decoder, part: Examples) -> Measured:
+        total = next_token_loss(model, part)
+        return Measured(total, {"twice": 2 * total, "ones": torch.tensor(float(part.supervised))})
+
+    for micro_batch in (None, 1, 3):
+        taken = take_gradient(model, examples, objective, micro_batch=micro_batch, measures=("twice", "ones"))
+        assert taken.measures["twice"] == pytest.approx(2 * taken.loss, rel=1e-6)
+        assert taken.measures["ones"] == 1

@@ -23,9 +23,12 @@ from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.training import loop, setting
 from pellucid.training.loop import Trainer
+from pellucid.training.loss import next_token_loss
+from pellucid.training.method import Supervised
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import PretrainRecipe, parse_recipe
 from pellucid.training.run import RunFolder, agreed_checkpoint
+from pellucid.training.saved import WholeModel
 from pellucid.training.setting import Setting
 from pellucid.training.state import Checkpoint
 from tests.checkpoints.tiny import tiny_tokenizer
@@ -60,7 +63,9 @@ def filled(model: Decoder, value: float) -> Decoder:
 def save_step(run: RunFolder, step: int, model: Decoder) -> Checkpoint:
     """A checkpoint in which everything, weights, optimizer and state, says `step`."""
     about = About(steps=step, tokens_seen=step * 10, last_loss=1.5)
-    return run.save_checkpoint(step, filled(model, step), tiny_tokenizer(), Holder(step), {"tokens": step * 10}, about)
+    return run.save_checkpoint(
+        step, WholeModel(filled(model, step), tiny_tokenizer()), Holder(step), {"tokens": step * 10}, about
+    )
 
 
 NOUNS = ("cat", "dog", "mill", "river", "bird", "old man", "stone", "moon")
@@ -192,7 +197,10 @@ def trainer(run: RunFolder | None, rows: Counting | None = None, **named: Any) -
     model = named.pop("model", None) or Decoder(ModelConfig(**SHAPE))
     named.setdefault("checkpoint", agreed_checkpoint(given.run, named.get("ranks", Ranks())))
     steps = given.train.steps
-    return Trainer(given, model, tiny_tokenizer(), rows or Counting(), steps, setting, run, "the numbers", **named)
+    method = named.pop("method", None) or Supervised(
+        rows or Counting(), named.pop("objective", next_token_loss), named.pop("measures", ())
+    )
+    return Trainer(given, model, tiny_tokenizer(), method, steps, setting, run, "the numbers", **named)
 
 
 COUNTS: dict[str, Any] = {
