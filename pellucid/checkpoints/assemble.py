@@ -72,8 +72,9 @@ def assemble(
     dtype: torch.dtype,
     device: str,
     quantize: str | None,
+    make: Callable[[ModelConfig], Decoder] = Decoder,
 ) -> Decoder:
-    """A `Decoder` of `config` that holds the tensors which `read` gives for `names`, cast to `dtype` where need be.
+    """What `make` makes of `config`, with the tensors which `read` gives for `names`, cast to `dtype` where need be.
 
     quantize: a format that matrices are rounded to as they are read; None and "stored": they are what `read` gives.
     Reads on as many threads as PyTorch uses: dequantising and casting leave the interpreter free.
@@ -91,7 +92,7 @@ def assemble(
         return given.to(device, dtype).contiguous()
 
     with torch.device("meta"):
-        model = Decoder(config)
+        model = make(config)
     state: dict[str, Tensor] = {}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for part in pool.map(place, names):

@@ -29,7 +29,7 @@ class Description:
     stored: number format -> bytes that it takes in the files. dtype: what `load` makes of it by default.
     parameters: part -> how many. weight_bytes: of the loaded model. cache_bytes_per_token, cache_bytes: of keys and
     values in `dtype`, for one token and for the whole context of one sequence.
-    about: what the checkpoint says of its making.
+    about: what the checkpoint says of its making. labels: how many scores it gives; None: it writes text.
     """
 
     source: Source
@@ -43,12 +43,14 @@ class Description:
     weight_bytes: int
     cache_bytes_per_token: int
     cache_bytes: int
+    labels: int | None = None
 
 
 def describe(name: str) -> Description:
     """What the model called `name` (as for `pellucid.load`) says of itself. Raises `InputError` as loading does."""
     source = find_source(name)
     stored: Counter[str] = Counter()
+    labels = None
     if source.kind == "gguf":
         file = GGUF(source.path)
         config, dtype, generation = check_gguf(file), own_dtype(file), generation_config(file)
@@ -59,12 +61,14 @@ def describe(name: str) -> Description:
     else:
         folder = open_folder(source.path)
         config, dtype, generation = folder.config, folder.dtype, folder.generation_config
+        labels = folder.labels
         for tensor in folder.tensors.values():
             stored[tensor.dtype] += tensor.num_bytes
         about = dict(folder.hf_config.get(OWN, {}))
         tokenizer = Tokenizer.load(source.path)
     tokenizer.more_stops = named_stops(generation)
     parameters = count_parameters(config)
+    parameters["head"] += (labels or 0) * config.hidden_size
     with torch.device("meta"):
         model = Decoder(config).to(dtype)
     return Description(
@@ -79,6 +83,7 @@ def describe(name: str) -> Description:
         weight_bytes=sum(parameters.values()) * dtype.itemsize,
         cache_bytes_per_token=model.new_cache(1, 1).num_bytes(),
         cache_bytes=model.new_cache(1, config.max_positions).num_bytes(),
+        labels=labels,
     )
 
 
@@ -111,5 +116,6 @@ def part_of(path: Iterable[str]) -> str:
     path = list(path)
     if any(step.endswith("norm") for step in path):
         return "norms"
-    named = {"embedding": "embeddings", "positions": "embeddings", "attention": "attention", "head": "head"}
+    named = {"embedding": "embeddings", "positions": "embeddings", "attention": "attention"}
+    named |= {"head": "head", "score": "head"}
     return next((named[step] for step in path if step in named), "feed-forward")

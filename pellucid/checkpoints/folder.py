@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from pellucid.checkpoints.assemble import Named, assemble, check_tensors, keeps
 from pellucid.checkpoints.compressed import BESIDE, PACKED, Layout, decompress, split_rows, widened
 from pellucid.checkpoints.compressed import read_config as read_layout
 from pellucid.errors import InputError
+from pellucid.models.classifier import Classifier
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
-from pellucid.models.families import Family, family_for, parameter_shapes
+from pellucid.models.families import CLASSIFIER, Family, family_for, parameter_shapes
 from pellucid.operations.blocks import BYTES, row_bytes
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SCORE = "score.weight"  # of a classifier, in all families
 OWN = "pellucid"  # the model type of what no published family can express
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -51,7 +54,7 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Folder:
     """What the small files and headers of a model folder say. family None: the model type is "pellucid", names ours.
-    layout: of the matrices of few bits, where there are any."""
+    layout: of the matrices of few bits, where there are any. labels: of a classifier; None: it is a language model."""
 
     path: Path
     hf_config: Mapping[str, Any]
@@ -60,6 +63,7 @@ class Folder:
     config: ModelConfig
     tensors: Mapping[str, Stored]  # by the names that the family gives them
     layout: Layout | None
+    labels: int | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,12 +90,19 @@ def open_folder(path: str | Path) -> Folder:
         layout = None if few_bits is None else read_layout(few_bits)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    classifies = any(name.endswith(CLASSIFIER) for name in hf_config.get("architectures") or ())
+    if classifies:
+        config = Classifier.config_of(config)
     tensors = _read_headers(path, config, family, layout)
     wanted = family.shapes(config) if family else parameter_shapes(config)
+    labels = None
+    if classifies:
+        labels = tensors[SCORE].shape[0] if SCORE in tensors else 1
+        wanted = {**wanted, SCORE: (labels, config.hidden_size)}
     check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, path)
     generation = path / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else {}
-    return Folder(path, hf_config, defaults, family, config, tensors, layout)
+    return Folder(path, hf_config, defaults, family, config, tensors, layout, labels)
 
 
 def read_folder(
@@ -116,12 +127,13 @@ def read_folder(
         stored = folder.tensors[name]
         if folder.layout is None or stored.dtype not in BYTES:
             given: Tensor = files[stored.file].get_tensor(stored.name)
-            return family.to_ours(config, name, given) if family else {name: given}
+            return family.to_ours(config, name, given) if family and name != SCORE else {name: given}
         few = decompress(stored.name.removesuffix(PACKED), folder.layout, tensor)
         rows = split_rows(family, config, name, stored.shape[1], few) if family else {name: few}
         return rows if keeps(quantize, stored.dtype) else {ours: widened(part) for ours, part in rows.items()}
 
-    model = assemble(config, folder.tensors, read, dtype or folder.dtype, device, quantize)
+    make = Decoder if folder.labels is None else partial(Classifier, labels=folder.labels)
+    model = assemble(config, folder.tensors, read, dtype or folder.dtype, device, quantize, make)
     model.generation_config = folder.generation_config
     return model, Tokenizer.load(path)
 
@@ -157,7 +169,7 @@ def _read_headers(path: Path, config: ModelConfig, family: Family | None, layout
                     shape, dtype = layout.shape(shape), layout.format
                 elif dtype not in DTYPES:
                     raise InputError(f"{file}: the tensor {name!r} is stored as {dtype}, which is not read")
-                full = family.prefixed(plain) if family else plain
+                full = family.prefixed(plain) if family and plain != SCORE else plain
                 if full in tensors:
                     raise InputError(f"{file}: the tensor {name!r} is there twice, in {tensors[full].file.name} too")
                 tensors[full] = Stored(file, name, shape, dtype)

@@ -13,6 +13,7 @@ from pellucid.checkpoints.folder import read_folder
 from pellucid.checkpoints.gguf_models import read_gguf
 from pellucid.checkpoints.source import find_source
 from pellucid.errors import InputError, PellucidError
+from pellucid.models.classifier import Classifier
 from pellucid.models.decoder import Decoder
 from pellucid.operations.step import why_not
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -34,8 +35,33 @@ def load(
     blocks of integers (Q8_0, Q4_0, Q4_1) stay so, and `dtype` is what the rest is computed in. "int8", "int4" or one
     of these formats: matrices are rounded to it as they are read.
 
-    Raises `InputError` that names what is wrong: the name, the file, the tensor.
+    Raises `InputError` that names what is wrong: the name, the file, the tensor; for a reward model, which writes no
+    text (`load_classifier`).
     """
+    model, tokenizer = _read(name_or_path, dtype, device, quantize)
+    if isinstance(model, Classifier):
+        raise InputError(
+            f"{name_or_path} gives texts a score and writes none: give the model that it was made to judge"
+        )
+    return model, tokenizer
+
+
+def load_classifier(
+    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str = "cpu"
+) -> tuple[Classifier, Tokenizer]:
+    """The model that gives texts a score and its tokenizer, from a `*ForSequenceClassification` folder, a run folder or
+    a hub id; as for `load`. Raises `InputError` for a model that writes text."""
+    model, tokenizer = _read(name_or_path, dtype, device, None)
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"{name_or_path} writes text and gives none a score: give a reward model, which pellucid reward makes"
+        )
+    return model, tokenizer
+
+
+def _read(
+    name_or_path: str | Path, dtype: str | torch.dtype, device: str, quantize: str | None
+) -> tuple[Decoder, Tokenizer]:
     wanted, rounded, source = parse_dtype(dtype), parse_quantize(quantize), find_source(name_or_path)
     try:
         if source.kind == "gguf":

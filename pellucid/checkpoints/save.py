@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pellucid.checkpoints import compressed
 from pellucid.checkpoints.atomic import atomic_folder, check_replaceable
-from pellucid.checkpoints.folder import INDEX, OWN, WEIGHTS
+from pellucid.checkpoints.folder import INDEX, OWN, SCORE, WEIGHTS
 from pellucid.layers.quantised import Blocks
+from pellucid.models.classifier import Classifier
 from pellucid.models.decoder import Decoder
-from pellucid.models.families import family_of
+from pellucid.models.families import CLASSIFIER, family_of
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9
@@ -90,12 +91,16 @@ def write_folder(
     config, state = model.config, model.weights()
     family = family_of(config, prefer=model_type)
     if family is None:
-        hf_config = {"model_type": OWN, "architectures": ["Decoder"], "config": config.model_dump(exclude_unset=True)}
+        kind = f"Decoder{CLASSIFIER}" if isinstance(model, Classifier) else "Decoder"
+        hf_config = {"model_type": OWN, "architectures": [kind], "config": config.model_dump(exclude_unset=True)}
         warnings.warn(
             f"no published family can express this config, so the model is written with model_type {OWN!r}: "
             "pellucid opens it, transformers does not",
             stacklevel=2,
         )
+    elif isinstance(model, Classifier):
+        hf_config = family.write_classifier_config(config, model.labels)
+        state = family.to_theirs(config, state) | {SCORE: state[SCORE]}
     else:
         hf_config, state = family.write_config(config), family.to_theirs(config, state)
     if blocks:
@@ -103,10 +108,13 @@ def write_folder(
         hf_config["quantization_config"] = quantization_config
     ends = _ends(tokenizer)
     hf_config |= {"dtype": str(model.dtype).removeprefix("torch.")}
-    hf_config |= {name: ends[name] for name in ("bos_token_id", "eos_token_id") if name in ends}
+    # The last token that is no padding is where others look for a classifier's answer, if rows are of unequal length.
+    named = ("bos_token_id", "eos_token_id", *(["pad_token_id"] if isinstance(model, Classifier) else []))
+    hf_config |= {name: ends[name] for name in named if name in ends}
     hf_config[OWN] = about.as_json()
     write_json(folder / "config.json", hf_config)
-    write_json(folder / "generation_config.json", ends | model.generation_config)
+    if not isinstance(model, Classifier):
+        write_json(folder / "generation_config.json", ends | model.generation_config)
     _write_weights(folder, state, shard_bytes)
     tokenizer.save(folder)
 

@@ -59,6 +59,7 @@ def as_dictionary(description: Description) -> dict[str, Any]:
         "special_tokens": tokenizer.special_tokens,
         "chat_template": tokenizer.chat_template,
         "generation": d.generation,
+        "labels": d.labels,
     }
 
 
@@ -80,7 +81,7 @@ def print_description(description: Description, console: Console) -> None:
         column.justify = "right"
     total = sum(d.parameters.values())
     for part, count in d.parameters.items():
-        tied = part == "head" and d.config.tie_embeddings
+        tied = part == "head" and d.config.tie_embeddings and d.labels is None
         parts.add_row(part, "the embeddings' own" if tied else f"{count:,}", "" if tied else f"{count / total:.1%}")
     parts.add_section()
     parts.add_row("all", f"{total:,}", "100.0%")
@@ -111,7 +112,11 @@ def facts_of(d: Description, told: dict[str, Any]) -> list[tuple[str, str]]:
         ("KV cache", f"{size(d.cache_bytes_per_token)} a token, {at_context} ({told['dtype']})"),
         ("context", f"{d.config.max_positions:,} tokens"),
         ("vocabulary", f"{d.tokenizer.vocab_size:,} ids; {ids}"),
-        ("generation", generation or "no defaults of its own"),
+        *(
+            [("generation", generation or "no defaults of its own")]
+            if d.labels is None
+            else [("gives", f"{d.labels} {'score' if d.labels == 1 else 'scores'} a text, at its last token")]
+        ),
         *((ABOUT.get(name, name), brief(value)) for name, value in d.about.items()),
     ]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pellucid.errors import InputError, did_you_mean
 from pellucid.models.config import ModelConfig
-from pellucid.models.families.family import Family, parameter_shapes
+from pellucid.models.families.family import CLASSIFIER, Family, parameter_shapes
 from pellucid.models.families.gemma import GEMMA2, GEMMA3
 from pellucid.models.families.gpt2 import GPT2
 from pellucid.models.families.llama import LLAMA
 from pellucid.models.families.mistral import MISTRAL
 from pellucid.models.families.qwen import QWEN2, QWEN3
 
-__all__ = ["FAMILIES", "Family", "family_for", "family_of", "parameter_shapes"]
+__all__ = ["CLASSIFIER", "FAMILIES", "Family", "family_for", "family_of", "parameter_shapes"]
 
 FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, GPT2)}
 

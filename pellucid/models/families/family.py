@@ -17,6 +17,7 @@ from pellucid.models.decoder import Decoder
 
 HFConfig = Mapping[str, Any]  # the content of a config.json
 
+CLASSIFIER = "ForSequenceClassification"  # how the names of architectures with labels end
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -31,6 +32,7 @@ class Family:
     transposed: their names whose matrices are stored (in, out).
     prefix: what their names begin with, which some checkpoints leave out.
     ignored: endings of names that carry no weight (buffers that old checkpoints hold).
+    classifier: as `architecture`, with a head that gives labels; where its name does not follow from that one.
     """
 
     model_type: str
@@ -41,6 +43,7 @@ class Family:
     transposed: frozenset[str] = frozenset()
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    classifier: str = ""
 
     def read_config(self, config: HFConfig) -> ModelConfig:
         """The ModelConfig that `config` describes. InputError: a key is missing or asks for what is not supported."""
@@ -52,6 +55,17 @@ class Family:
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that transformers opens as this family."""
         return {"model_type": self.model_type, "architectures": [self.architecture], **self.write(config)}
+
+    def write_classifier_config(self, config: ModelConfig, labels: int) -> dict[str, Any]:
+        """The same with a head of so many labels."""
+        named = self.classifier or re.sub(r"(ForCausalLM|LMHeadModel)$", CLASSIFIER, self.architecture)
+        names = {str(label): f"LABEL_{label}" for label in range(labels)}
+        return {
+            **self.write_config(config),
+            "architectures": [named],
+            "id2label": names,
+            "label2id": {name: int(label) for label, name in names.items()},
+        }
 
     def expresses(self, config: ModelConfig) -> bool:
         """Whether the family's config.json says all that `config` says."""

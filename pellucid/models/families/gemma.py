@@ -101,4 +101,6 @@ def write_3(config: ModelConfig) -> dict[str, Any]:
 
 
 GEMMA2 = Family("gemma2", "Gemma2ForCausalLM", read_2, write_2, WEIGHTS_2)
-GEMMA3 = Family("gemma3_text", "Gemma3ForCausalLM", read_3, write_3, WEIGHTS_3)
+GEMMA3 = Family(
+    "gemma3_text", "Gemma3ForCausalLM", read_3, write_3, WEIGHTS_3, classifier="Gemma3TextForSequenceClassification"
+)
