@@ -27,7 +27,7 @@ from pellucid.inference.draft_model import MOST_GUESSES, DraftModel, check_same_
 from pellucid.inference.drafts import PromptLookups
 from pellucid.inference.events import Asked, Event, Writer, best, failure, seed_of
 from pellucid.inference.filters import log_probabilities
-from pellucid.inference.generate import Answer, Request, chances_of, drawable, prepare
+from pellucid.inference.generate import Answer, Chance, Request, chances_of, drawable, prepare
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.room import blocks_that_fit, bytes_a_token
 from pellucid.inference.runner import Runner
@@ -58,7 +58,8 @@ class Engine:
     prompts are read, with or without what the prefix cache holds. Raises `InputError` where that cannot be kept.
     int8_cache: keys and values are kept as bytes, in half of bfloat16's memory; log-probabilities move a little.
     drawn_logprobs: log-probabilities are those in the distribution that a token was drawn from, after temperature and
-    filters, and not in the model's own: what learning from one's own answers needs. There are no alternatives then.
+    filters, and not in the model's own, and events say `among` how many tokens: what learning from one's own answers
+    needs. There are no alternatives then.
     """
 
     def __init__(
@@ -304,9 +305,9 @@ class Engine:
             rows = [writer.row for writer in turns]
             own = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
             answers = [writer.answer for writer in turns]
+            states = [answer.request.row for answer in answers]
             try:
-                of_tokens = own[:, : self._sampler.vocab_size]
-                tokens, of_drawn = self._sampler.draw(of_tokens, [one.request.row for one in answers])
+                found = self._sampler.draw(own[:, : self._sampler.vocab_size], states)
             except NoToken as error:
                 for writer in (turns[place] for place in error.rows):
                     drawn[writer].append(failure(writer.asked, writer.index, str(error)))
@@ -314,13 +315,13 @@ class Engine:
                 continue
             self.tokens_drawn += len(turns)
             going_on = []
-            chances: list[tuple[float | None, tuple[tuple[int, float], ...]]]
+            chances: list[Chance] = chances_of(own, found.tokens, answers)
+            among: list[int | None] = [None] * len(turns)
             if self._drawn_logprobs:
-                chances = [(chance, ()) for chance in of_drawn.log().tolist()]
-            else:
-                chances = chances_of(own, tokens, answers)
-            for writer, token, chance in zip(turns, tokens.tolist(), chances, strict=True):
-                event = writer.event(writer.answer.take(token, *chance))
+                chances = [(chance, ()) for chance in found.chances.log().tolist()]
+                among = list(found.among.tolist())
+            for writer, token, chance, of in zip(turns, found.tokens.tolist(), chances, among, strict=True):
+                event = writer.event(writer.answer.take(token, *chance), of)
                 drawn[writer].append(event)
                 place = len(drawn[writer]) - 1
                 if writer.guesses[place : place + 1] == [token] and event.finish_reason is None:

@@ -23,7 +23,7 @@ class Event:
 
     index: which of its n answers. finish_reason: "error" too, where no token can be drawn; finish_detail says why.
     prompt_logprobs: with the first event of a request that asks for them: (ln P, alternatives) of each token of the
-    prompt but the first.
+    prompt but the first. among: how many tokens this one was drawn among; None unless the engine says so.
     """
 
     id: int
@@ -35,6 +35,7 @@ class Event:
     finish_reason: Literal["stop", "length", "error"] | None
     finish_detail: str | int | None
     prompt_logprobs: tuple[Score, ...] | None = None
+    among: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -70,11 +71,11 @@ class Writer:
     row: int = 0
     guesses: list[int] = field(default_factory=list)
 
-    def event(self, token: TokenEvent) -> Event:
+    def event(self, token: TokenEvent, among: int | None = None) -> Event:
         """The same token as the engine gives it."""
         return Event(
             self.asked.id, self.index, token.token_id, token.text, token.logprob, token.alternatives,
-            token.finish_reason, token.finish_detail,
+            token.finish_reason, token.finish_detail, among=among,
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PREFILL_CHUNK = 2048  # tokens of a prompt in one forward: bounds the memory of activations and masks
 
 FinishReason = Literal["stop", "length"]
+Chance = tuple[float | None, tuple[tuple[int, float], ...]]  # `logprob` and `alternatives` of a `TokenEvent`
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +274,7 @@ def _prefill(
     return hidden, positions[:, -1:]
 
 
-def chances_of(
-    logits: Tensor, tokens: Tensor, answers: Sequence[Answer]
-) -> list[tuple[float | None, tuple[tuple[int, float], ...]]]:
+def chances_of(logits: Tensor, tokens: Tensor, answers: Sequence[Answer]) -> list[Chance]:
     """For each row the token's log-probability and the alternatives that it asked for."""
     asked = [answer.request.params.logprobs for answer in answers]
     most = max((count for count in asked if count is not None), default=None)

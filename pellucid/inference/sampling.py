@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,23 @@ class NoToken(PellucidError):
     def __init__(self, message: str, rows: Sequence[int]) -> None:
         super().__init__(message)
         self.rows = tuple(rows)
+
+
+class Drawn(NamedTuple):
+    """A token of each row. chances: that each had in the distribution that it was drawn from, after all that its row
+    asked for. among: how many tokens that distribution has. All (B,)."""
+
+    tokens: Tensor
+    chances: Tensor
+    among: Tensor
+
+    def named(self, ids: Tensor) -> Drawn:
+        """The same where the tokens are places in the rows of `ids` (B, M)."""
+        return self._replace(tokens=ids.gather(-1, self.tokens[:, None])[:, 0])
+
+    def with_(self, rows: Tensor, others: Drawn) -> Drawn:
+        """These, and `others` in the places `rows`."""
+        return Drawn(*(own.index_copy(0, rows, other) for own, other in zip(self, others, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +147,11 @@ class Sampler:
 
         Raises `NoToken` as `draw` does.
         """
-        return self.draw(logits, rows)[0]
+        return self.draw(logits, rows).tokens
 
     @torch.no_grad()
-    def draw(self, logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """As a call, and beside the tokens the chance (B,) that each had in the distribution that it was drawn from,
-        after all that its row asked for: 1 where it was the largest that was wanted.
+    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
+        """As a call, and what the tokens were drawn from.
 
         Raises `NoToken` when a row's logits have a NaN or nothing above -inf, or when what it asked for leaves nothing.
         """
@@ -146,19 +162,18 @@ class Sampler:
         best, tokens = filters.largest(scores)
         if not (best > -torch.inf).all():
             raise _no_token(logits, best)
-        chances = torch.ones(len(tokens), device=tokens.device)
+        all_drawn = Drawn(tokens, torch.ones_like(best, dtype=torch.float32), torch.ones_like(tokens))
         for group in plan.groups:
             own = scores if group.index is None else scores[group.index]
-            drawn, chance = self._draw(own.float(), group, [plan.rows[place] for place in group.places])
-            tokens = drawn if group.index is None else tokens.index_copy(0, group.index, drawn)
-            chances = chance if group.index is None else chances.index_copy(0, group.index, chance)
+            drawn = self._draw(own.float(), group, [plan.rows[place] for place in group.places])
+            all_drawn = drawn if group.index is None else all_drawn.with_(group.index, drawn)
         for row in rows:
             row.drawn += 1
         if plan.tracked:
-            ids = tokens.tolist()
+            ids = all_drawn.tokens.tolist()
             for place, one in plan.tracked:
                 one.advance(ids[place])
-        return tokens, chances
+        return all_drawn
 
     def _shaped(self, logits: Tensor, plan: _Plan) -> Tensor:
         """The logits after biases, penalties and prohibitions."""
@@ -201,29 +216,32 @@ class Sampler:
             column("frequency_penalty"),
         )
 
-    def _draw(self, scores: Tensor, group: _Group, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """A token of each row of a group, and its chance."""
+    def _draw(self, scores: Tensor, group: _Group, rows: Sequence[Row]) -> Drawn:
+        """A token of each row of a group."""
         # One number of each row's own generator: a row's draws are its own, whoever stands beside it.
         numbers = [torch.rand((), dtype=torch.float64, generator=row.generator).item() for row in rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         asked = group.filters
         if group.way in ("all", "typical"):
             chances = filters.chances(scores, asked.heat)
-            if asked.typical_p is not None:
-                chances = chances.where(filters.in_typical(chances, asked.typical_p), 0.0)
-            return _take(chances, uniforms)
+            passing = None if asked.typical_p is None else filters.in_typical(chances, asked.typical_p)
+            return _take(chances, passing, uniforms)
         if group.way == "nucleus":
             return _in_nucleus(scores, asked, uniforms)
         return _among(scores, self.vocab_size if group.way == "sorted" else filters.GUESS, asked, uniforms)
 
 
-def _take(chances: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The place in each row of `chances` (B, M), in any scale, that is drawn, and its share of the row."""
+def _take(chances: Tensor, passing: Tensor | None, uniforms: Tensor) -> Drawn:
+    """A place in each row of `chances` (B, M), in any scale, among those that are `passing` (B, M); None: among all."""
+    if passing is None:
+        among = torch.full((len(chances),), chances.shape[-1], device=chances.device)
+    else:
+        chances, among = chances.where(passing, 0.0), passing.sum(-1)
     places = filters.draw(chances, uniforms)
-    return places, chances.gather(-1, places[:, None])[:, 0] / chances.sum(-1)
+    return Drawn(places, chances.gather(-1, places[:, None])[:, 0] / chances.sum(-1), among)
 
 
-def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> Drawn:
     """A token of each row, of those among its `count` likeliest that pass the filters.
 
     Where more may pass, the row is drawn again among more.
@@ -231,29 +249,25 @@ def _among(scores: Tensor, count: int, asked: _Filters, uniforms: Tensor) -> tup
     values, ids = filters.most(scores, count)  # (B, M)
     chances = filters.chances(values, asked.heat)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, asked.typical_p)
-    places, drawn = _take(chances.where(passing, 0.0), uniforms)
-    tokens = ids.gather(-1, places[:, None])[:, 0]
+    drawn = _take(chances, passing, uniforms).named(ids)
     if count >= scores.shape[-1] or not more.any():
-        return tokens, drawn
+        return drawn
     again = more.nonzero()[:, 0]
-    farther, chance = _among(scores[again], filters.FARTHER * count, asked.of(again), uniforms[again])
-    return tokens.index_copy(0, again, farther), drawn.index_copy(0, again, chance)
+    return drawn.with_(again, _among(scores[again], filters.FARTHER * count, asked.of(again), uniforms[again]))
 
 
-def _in_nucleus(scores: Tensor, asked: _Filters, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def _in_nucleus(scores: Tensor, asked: _Filters, uniforms: Tensor) -> Drawn:
     """The same for rows with a top-p and no top-k, whose chances are those among all tokens."""
     whole = filters.chances(scores, asked.heat)
     chances, ids = filters.most(whole, filters.GUESS)  # (B, M)
     passing, more = filters.kept(chances, asked.top_k, asked.top_p, asked.min_p, None)
-    places, drawn = _take(chances.where(passing, 0.0), uniforms)
-    tokens = ids.gather(-1, places[:, None])[:, 0]
+    drawn = _take(chances, passing, uniforms).named(ids)
     if not more.any():
-        return tokens, drawn
+        return drawn
     again = more.nonzero()[:, 0]
     whole, asked = whole[again], asked.of(again)
     passing = (whole >= filters.nucleus_border(whole, asked.top_p)) & filters.in_min_p(whole, asked.min_p)
-    farther, chance = _take(whole.where(passing, 0.0), uniforms[again])
-    return tokens.index_copy(0, again, farther), drawn.index_copy(0, again, chance)
+    return drawn.with_(again, _take(whole, passing, uniforms[again]))
 
 
 def _no_token(logits: Tensor, best: Tensor) -> NoToken:
