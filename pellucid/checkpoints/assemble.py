@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import InputError, did_you_mean
+from pellucid.layers.nf4 import NF4, from_nf4, to_nf4
 from pellucid.layers.quantised import Blocks
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
-from pellucid.models.quantised import is_matrix, parse_scheme, put_blocks
+from pellucid.models.quantised import in_nf4, is_matrix, parse_scheme, put_blocks, put_nf4
 from pellucid.operations.blocks import BLOCK, BYTES, to_blocks
 
 Named: TypeAlias = Mapping[str, Tensor | Blocks]
+Ready: TypeAlias = dict[str, Tensor | Blocks | NF4]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 STORED = "stored"  # matrices that lie in blocks of integers stay so
+IN_NF4, AS_NF4 = "nf4", "as nf4"  # those of the blocks are rounded to NF4; the second: and widened again
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -39,7 +42,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
 
 def parse_quantize(quantize: str | None) -> str | None:
     """What `load` is asked for, with the format of a scheme in place of its name."""
-    return quantize if quantize in (None, STORED) else parse_scheme(quantize)
+    return quantize if quantize in (None, STORED, IN_NF4, AS_NF4) else parse_scheme(quantize)
 
 
 def keeps(quantize: str | None, stored: str) -> bool:
@@ -76,15 +79,19 @@ def assemble(
 ) -> Decoder:
     """What `make` makes of `config`, with the tensors which `read` gives for `names`, cast to `dtype` where need be.
 
-    quantize: a format that matrices are rounded to as they are read; None and "stored": they are what `read` gives.
+    quantize: a format that matrices are rounded to as they are read, "nf4" or "as nf4"; None and "stored": they are
+    what `read` gives.
     Reads on as many threads as PyTorch uses: dequantising and casting leave the interpreter free.
     """
-    target = None if quantize == STORED else quantize
+    target = quantize if quantize in BYTES else None
 
-    def place(name: str) -> Named:
+    def place(name: str) -> Ready:
         return {ours: ready(ours, given) for ours, given in read(name).items()}
 
-    def ready(name: str, given: Tensor | Blocks) -> Tensor | Blocks:
+    def ready(name: str, given: Tensor | Blocks) -> Tensor | Blocks | NF4:
+        if isinstance(given, Tensor) and quantize in (IN_NF4, AS_NF4) and in_nf4(name, given):
+            matrix = to_nf4(given.to(device))
+            return matrix if quantize == IN_NF4 else from_nf4(matrix, dtype)
         if isinstance(given, Tensor) and target is not None and is_matrix(name, given) and not given.shape[1] % BLOCK:
             given = Blocks(to_blocks(given, target), target)
         if isinstance(given, Blocks):
@@ -100,6 +107,10 @@ def assemble(
                 if isinstance(given, Blocks):
                     put_blocks(model, name, given, dtype)
                     state[name.removesuffix("weight") + "blocks"] = given.data
+                elif isinstance(given, NF4):
+                    put_nf4(model, name, given)
+                    buffers = zip(NF4._fields[1:], given[1:], strict=True)
+                    state |= {name.removesuffix("weight") + field: buffer for field, buffer in buffers}
                 else:
                     state[name] = given
     model.load_state_dict(state, strict=True, assign=True)

@@ -18,15 +18,19 @@ from pellucid.layers.attention import Attention, Rotation
 from pellucid.layers.batch import Batch
 from pellucid.layers.cache import KVCache, LayerCache
 from pellucid.layers.feed_forward import FeedForward
+from pellucid.layers.lora import LoRALinear
+from pellucid.layers.nf4 import NF4Linear
 from pellucid.layers.norm import LayerNorm, RMSNorm
 from pellucid.layers.paged import PagedLayer, PagedStep
 from pellucid.layers.positions import Rope, alibi_slopes, rotation, sinusoids
 from pellucid.layers.quantised import Quantised, QuantisedEmbedding
+from pellucid.layers.slots import TiledLayer, TiledStep
 from pellucid.layers.visibility import visibility
 from pellucid.models.config import ModelConfig
 from pellucid.operations.attention import Mask
 
-Around = tuple[Mask, Rotation | None, LayerCache | PagedLayer | None]  # what a block is given beside its input
+CacheLayer = LayerCache | PagedLayer | TiledLayer
+Around = tuple[Mask, Rotation | None, CacheLayer | None]  # what a block is given beside its input
 
 
 class Block(nn.Module):
@@ -55,9 +59,7 @@ class Block(nn.Module):
             self.attention_post_norm = norm(c.hidden_size)
             self.feed_forward_post_norm = norm(c.hidden_size)
 
-    def forward(
-        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: CacheLayer | None) -> Tensor:
         """x: (B, T, E) -> (B, T, E)."""
         if self.norm_position == "pre":  # GPT-2, Llama: x + f(norm(x))
             x = x + self.attention(self.attention_norm(x), mask, rotation, cache)
@@ -109,7 +111,7 @@ class Decoder(nn.Module):
         T = tokens.shape[1]
         if batch is None:
             batch = Batch(torch.arange(T, device=tokens.device).expand_as(tokens))
-        x = self._embed(tokens, batch.positions)
+        x = self._embed(tokens, batch)
         cache = batch.cache
         if isinstance(cache, KVCache):
             cache.extend(T, batch.documents)
@@ -152,31 +154,34 @@ class Decoder(nn.Module):
         return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter by name, for a checkpoint. InputError: the model is quantised."""
+        """Every parameter by name, for a checkpoint. InputError: the model is quantised, or has adapters."""
+        if any(isinstance(module, LoRALinear) for module in self.modules()):
+            raise InputError(
+                "this model has adapters beside its weights: save the adapter (save_adapter), or merge it first "
+                "(merge_adapter)"
+            )
         if self.quantised:
             raise InputError("this model is quantised, and neither trained nor saved so: load it without quantize")
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     @property
     def quantised(self) -> bool:
-        """Whether any of its matrices lies in blocks of integers."""
-        return any(isinstance(module, Quantised) for module in self.modules())
+        """Whether any of its matrices lies in few bits."""
+        return any(isinstance(module, Quantised | NF4Linear) for module in self.modules())
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `capacity` tokens."""
         c = self.config
         return KVCache(batch_size, capacity, self._windows, c.num_kv_heads, c.head_dim, self.dtype, self.device)
 
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        c = self.config
+    def _embed(self, tokens: Tensor, batch: Batch) -> Tensor:
+        c, positions = self.config, batch.positions
         x = self.embedding(tokens)
         if c.embedding_scale is not None:
-            x = x * torch.tensor(
-                c.embedding_scale, dtype=x.dtype, device=x.device
-            )  # rounded first, as Gemma was trained
+            x = x * float(torch.tensor(c.embedding_scale, dtype=x.dtype))  # rounded first, as Gemma was trained
         if self.positions is not None:
-            last = int(positions.max())
-            if last >= c.max_positions:
+            # Who makes a `TiledStep` keeps texts within the context: to look here would wait for the GPU.
+            if not isinstance(batch.cache, TiledStep) and (last := int(positions.max())) >= c.max_positions:
                 raise InputError(f"position {last} is past the context: learned positions end at {c.max_positions - 1}")
             x = x + self.positions(positions)
         elif c.position == "sinusoidal":
@@ -186,7 +191,7 @@ class Decoder(nn.Module):
     def _masks(self, new: int, batch: Batch) -> dict[int | None, Mask]:
         """One mask for every window that occurs; a paged cache has its own."""
         cache = batch.cache
-        if isinstance(cache, PagedStep):
+        if isinstance(cache, PagedStep | TiledStep):
             return dict.fromkeys(self._windows, Mask())
         length = new if cache is None else cache.length
         documents = batch.documents if cache is None else cache.documents

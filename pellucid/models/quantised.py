@@ -1,4 +1,4 @@
-"""Decoders whose matrices are blocks of small integers."""
+"""Decoders whose matrices lie in few bits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.errors import InputError, did_you_mean
+from pellucid.layers.nf4 import NF4, NF4Linear
 from pellucid.layers.quantised import Blocks, Quantised, QuantisedEmbedding, QuantisedLinear
 from pellucid.models.decoder import Decoder
 from pellucid.operations.blocks import BYTES
@@ -31,12 +32,29 @@ def is_matrix(name: str, weight: Tensor) -> bool:
 
 def put_blocks(model: Decoder, name: str, blocks: Blocks, dtype: torch.dtype) -> None:
     """Makes a matrix out of blocks of the parameter called `name`. dtype: the type that the model computes in."""
-    path, _, parameter = name.rpartition(".")
-    parent, _, child = path.rpartition(".")
-    layer = model.get_submodule(path)
-    assert parameter == "weight" and isinstance(layer, nn.Linear | nn.Embedding)
+    layer = model.get_submodule(name.removesuffix(".weight"))
+    assert isinstance(layer, nn.Linear | nn.Embedding)
     new = QuantisedEmbedding(blocks, dtype) if isinstance(layer, nn.Embedding) else QuantisedLinear(blocks, layer.bias)
-    setattr(model.get_submodule(parent), child, new.train(layer.training))
+    put_layer(model, name.removesuffix(".weight"), new)
+
+
+def in_nf4(name: str, weight: Tensor) -> bool:
+    """Whether a parameter is one that QLoRA keeps in NF4: the matrices of the blocks, embeddings and head not."""
+    return weight.dim() == 2 and name.startswith("blocks.")
+
+
+def put_nf4(model: Decoder, name: str, matrix: NF4) -> None:
+    """Makes a matrix in NF4 of the parameter called `name`."""
+    path = name.removesuffix(".weight")
+    layer = model.get_submodule(path)
+    assert isinstance(layer, nn.Linear)
+    put_layer(model, path, NF4Linear(matrix, layer.bias))
+
+
+def put_layer(model: Decoder, path: str, new: nn.Module) -> None:
+    """Puts a layer in the place of the one at `path`."""
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.train(model.training))
 
 
 def weight_bytes(model: Decoder) -> dict[str, int]:
@@ -45,6 +63,8 @@ def weight_bytes(model: Decoder) -> dict[str, int]:
     for module in model.modules():
         if isinstance(module, Quantised):
             sizes[module.format] += module.blocks.nbytes
+        elif isinstance(module, NF4Linear):
+            sizes["NF4"] += sum(buffer.nbytes for buffer in module.buffers())
     for parameter in model.parameters():
         sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.nbytes
     return dict(sizes.most_common())

@@ -103,6 +103,10 @@ class Family:
             theirs[name] = tensor.T if template in self.transposed else tensor
         return theirs
 
+    def names(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
+        """Their name -> our names, of every tensor of a checkpoint of this config."""
+        return {name: tuple(ours) for name, _, ours in self._names(config)}
+
     def shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """The name and shape of every tensor of a checkpoint of this config."""
         shapes = parameter_shapes(config)
