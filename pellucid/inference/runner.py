@@ -8,44 +8,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pellucid.inference.gpu_step import GPUStep, recorded
 from pellucid.inference.native_step import NativeStep, why_not_native
 from pellucid.inference.step import Chunk, Step
 from pellucid.layers.batch import Batch
 from pellucid.layers.paged import PagedCache, PagedStep, Piece
 from pellucid.layers.positions import alibi_slopes
-from pellucid.models.decoder import Decoder
+from pellucid.layers.slots import SlotCache
+from pellucid.models.decoder import Block, Decoder
+from pellucid.operations.paged_attention import why_not as why_not_tiled
 
 
 class Runner:
     """A model with its cache of `num_blocks` blocks. native: use the native step where it can run (`why_not` says why
-    it does not). int8_cache: keys and values are kept as bytes."""
+    it does not). graphs: on a GPU steps that only write answers are recorded. int8_cache: keys and values are kept as
+    bytes."""
 
     def __init__(
-        self, model: Decoder, num_blocks: int, block_size: int = 16, *, native: bool = True, int8_cache: bool = False
+        self,
+        model: Decoder,
+        num_blocks: int,
+        block_size: int = 16,
+        *,
+        native: bool = True,
+        graphs: bool = True,
+        int8_cache: bool = False,
     ):
-        c = model.config
-        windows = [c.layer_window(layer) for layer in range(c.num_layers)]
+        c, device = model.config, model.device
         self.model = model
-        self.cache = PagedCache(
-            num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, model.dtype, model.device, as_bytes=int8_cache
-        )
-        self.slopes = alibi_slopes(c.num_heads).to(model.device) if c.position == "alibi" else None
+        self.slopes = alibi_slopes(c.num_heads).to(device) if c.position == "alibi" else None
         self.why_not = why_not_native(model) if native else "it is switched off"
+        self.why_not_tiled = why_not_tiled(device, c.head_dim)
+        windows = [c.layer_window(layer) for layer in range(c.num_layers)]
+        shape = (num_blocks, block_size, windows, c.num_kv_heads, c.head_dim, model.dtype, device)
+        length = min(c.max_positions, num_blocks * block_size)
+        self.cache: PagedCache | SlotCache
         self.native: NativeStep | None = None
-        self.weights_changed()
+        self.gpu: GPUStep | None = None
+        if self.why_not_tiled is None:
+            self.cache = cache = SlotCache(*shape, as_bytes=int8_cache)
+            self.gpu = GPUStep(model, cache, length, self.slopes, recorded() if graphs else None)
+        else:
+            self.cache = blocks = PagedCache(*shape, as_bytes=int8_cache)
+            self.native = NativeStep(model, blocks, length) if self.why_not is None else None
+        self._seen = [block.attention.pattern for block in model.blocks if isinstance(block, Block)]
 
-    def weights_changed(self) -> None:
-        """Weights have been written over in place; the native step has copies of some, such as biases."""
-        if self.why_not is None:
-            length = min(self.model.config.max_positions, self.cache.num_blocks * self.cache.block_size)
-            self.native = NativeStep(self.model, self.cache, length)
+    @property
+    def how(self) -> str:
+        """What computes the steps, in a few words."""
+        if self.native is not None:
+            return "native"
+        if self.gpu is None:
+            return f"PyTorch's (not native: {self.why_not})"
+        reason = self.gpu.why_no_graphs
+        return "FlexAttention" + (" and CUDA graphs" if reason is None else f" (no CUDA graphs: {reason})")
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         """The logits after the last `wanted` tokens of each chunk, one after the other: (sum of wanted, V), float32;
         valid until the next call."""
         self.cache.copy(step.copies)
-        return self._through_torch(step) if self.native is None else self.native(step.chunks)
+        if self.native is not None:
+            return self.native(step.chunks)
+        # Who looks at the pattern of attention is shown it by plain algebra.
+        if self.gpu is not None and not any(one._forward_hooks or one._forward_pre_hooks for one in self._seen):
+            return self.gpu(step.chunks)
+        return self._through_torch(step)
 
     def _through_torch(self, step: Step) -> Tensor:
         device = self.model.device

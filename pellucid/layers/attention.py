@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.layers.cache import LayerCache
 from pellucid.layers.paged import PagedLayer
+from pellucid.layers.slots import TiledLayer
 from pellucid.operations.attention import Mask, attention
 from pellucid.operations.rotary import rotary
 
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         self.pattern = nn.Identity()
 
     def forward(
-        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | None
+        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: LayerCache | PagedLayer | TiledLayer | None
     ) -> Tensor:
         """x: (B, T, E) -> (B, T, E). rotation: None for positions that are not rotary."""
         B, T, _ = x.shape
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, heads, T, D)
         listened_to = self.pattern._forward_hooks or self.pattern._forward_pre_hooks
         see = self.pattern if listened_to else None
-        if isinstance(cache, PagedLayer):
+        if isinstance(cache, PagedLayer | TiledLayer):
             mixed = cache.attend(query, key, value, scale=self.scale, softcap=self.softcap, see_pattern=see)
         else:
             if cache is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pellucid.layers.cache import KVCache
 from pellucid.layers.paged import PagedStep
+from pellucid.layers.slots import TiledStep
 
 PADDING = -1  # the document number of padding
 
@@ -20,10 +21,10 @@ class Batch:
     documents: (B, T), a number that tokens of one document share, which stand together; a token attends only within
         its document.
         None: each row is one document. Padding has the number `PADDING`.
-    cache: the keys and values of the tokens before these, which it also takes in. None: there are none. A `PagedStep`:
-        the one row (B = 1) holds tokens of many sequences, and it knows which.
+    cache: the keys and values of the tokens before these, which it also takes in. None: there are none. A `PagedStep`
+        or `TiledStep`: the one row (B = 1) holds tokens of many sequences, and it knows which.
     """
 
     positions: Tensor
     documents: Tensor | None = None
-    cache: KVCache | PagedStep | None = None
+    cache: KVCache | PagedStep | TiledStep | None = None

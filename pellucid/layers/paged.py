@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pellucid.layers.cache import seen_tokens
+from pellucid.layers.slots import SlotCache
 from pellucid.layers.visibility import visibility
 from pellucid.operations.attention import Mask, attention
 
@@ -109,7 +110,7 @@ class Piece:
 class PagedStep:
     """The cache as one step sees it. slots: (N,); slopes: ALiBi's, (H,), or None."""
 
-    def __init__(self, cache: PagedCache, pieces: Sequence[Piece], slots: Tensor, slopes: Tensor | None):
+    def __init__(self, cache: PagedCache | SlotCache, pieces: Sequence[Piece], slots: Tensor, slopes: Tensor | None):
         self.cache, self.pieces, self.slots = cache, pieces, slots
         device = slots.device
         self.masks: dict[int | None, list[Mask]] = {
