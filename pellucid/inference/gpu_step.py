@@ -73,9 +73,10 @@ class GPUStep:
         rows = np.full((enough(len(tiles)), M), -1)
         begins, ends = np.array(tiles).T
         rows[: len(tiles)] = np.minimum(begins[:, None] + np.arange(M), ends[:, None])
-        here = self._there(positions)
-        held = (self._there(one) for one in (sequences, self._tables(chunks), rows, back))
-        step = TiledStep(self.cache, here, *held, slopes=self.slopes)
+        here, tables = self._there(positions), self._there(self._tables(chunks))
+        step = TiledStep(
+            self.cache, here, self._there(sequences), tables, self._there(rows), self._there(back), self.slopes
+        )
         hidden = self.model.hidden(self._there([tokens]), Batch(here[None], None, step))[0]  # (N, E)
         return self.model.logits(hidden[self._there(wanted)]).float()
 

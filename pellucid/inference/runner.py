@@ -49,9 +49,15 @@ class Runner:
             self.cache = cache = SlotCache(*shape, as_bytes=int8_cache)
             self.gpu = GPUStep(model, cache, length, self.slopes, recorded() if graphs else None)
         else:
-            self.cache = blocks = PagedCache(*shape, as_bytes=int8_cache)
-            self.native = NativeStep(model, blocks, length) if self.why_not is None else None
+            self.cache = PagedCache(*shape, as_bytes=int8_cache)
+            self.weights_changed()
         self._seen = [block.attention.pattern for block in model.blocks if isinstance(block, Block)]
+
+    def weights_changed(self) -> None:
+        """Weights have been written over in place; the native step has copies of some, such as biases."""
+        if self.why_not is None and isinstance(self.cache, PagedCache):
+            length = min(self.model.config.max_positions, self.cache.num_blocks * self.cache.block_size)
+            self.native = NativeStep(self.model, self.cache, length)
 
     @property
     def how(self) -> str:

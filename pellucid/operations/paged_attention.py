@@ -46,7 +46,8 @@ def seen_blocks(
     """What the tiles see, from the tables of their sequences: with no loop, and nothing is read back from a GPU.
 
     positions: (Z, M), which grow along a tile. tables: (Z, W), the blocks of each tile's sequence in their order;
-    behind its last one any. real: (Z,), False for tiles that fill up the step and see nothing. blocks: of the whole cache.
+    behind its last one any. real: (Z,), False for tiles that fill up the step and see nothing. blocks: of the whole
+    cache.
     """
     B, W = block_size, tables.shape[1]
     first, last = positions[:, 0], positions[:, -1]
