@@ -2,7 +2,7 @@
 
 It has a cache of its own, in which only tokens that stand are relied on: what follows them there are guesses, and the
 next ones are written over them. So a refused guess costs nothing, and a sequence that is forked or pre-empted in the
-large model's cache goes on here, or is read again.
+large model's cache goes on here, or is read again. It guesses for every adapter alike, by its own weights.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DraftModel:
         if sequence not in self._followers:
             # Without what the answer's history forbids: a guess needs not be right.
             own = Row(row.params, torch.Generator(), row.stop_ids, None, None, None)
-            found = self.blocks.match(sequence.token_ids, sequence.salt, len(sequence.token_ids) - 1)
+            found = self.blocks.match(sequence.token_ids, None, len(sequence.token_ids) - 1)
             self.blocks.hold(found)
             self._followers[sequence] = _Follower(own, found, len(found) * self.blocks.block_size, len(found))
         return self._followers[sequence]
@@ -113,7 +113,7 @@ class DraftModel:
         size, table = self.blocks.block_size, follower.table
         for i in range(follower.full, follower.computed // size):
             tokens = sequence.token_ids[i * size : (i + 1) * size]
-            table[i] = self.blocks.register(table[i], table[i - 1] if i else ROOT, tokens, sequence.salt)
+            table[i] = self.blocks.register(table[i], table[i - 1] if i else ROOT, tokens, None)
         follower.full = follower.computed // size
 
     def _go_on(self, logits: Tensor, sequences: list[Sequence], wanted: Mapping[Sequence, Row], most: int) -> None:

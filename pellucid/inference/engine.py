@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pellucid.errors import InputError
+from pellucid.errors import InputError, did_you_mean
 from pellucid.inference.beam_group import BeamGroup
 from pellucid.inference.blocks import BlockPool
 from pellucid.inference.deterministic import check_deterministic
@@ -36,6 +36,7 @@ from pellucid.inference.scheduler import Scheduler
 from pellucid.inference.sequence import Sequence
 from pellucid.inference.speculation import Speculation
 from pellucid.inference.step import Chunk
+from pellucid.models.adapters import active_adapter, adapter_names
 from pellucid.models.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Engine:
                 f"all that {max_sequences} sequences can fill" if num_blocks == most else "half of the free memory"
             )
         self.model, self.tokenizer = model, tokenizer
+        self.adapters, self._adapter = adapter_names(model), active_adapter(model)
         self.vocab_size = model.config.vocab_size
         self.runner = Runner(model, num_blocks, block_size, native=native, int8_cache=int8_cache)
         self.scheduler = Scheduler(
@@ -127,28 +129,40 @@ class Engine:
         guessed = {} if self.speculation is None else self.speculation.stats()
         return asdict(self.scheduler.stats()) | self.scheduler.use.stats() | counted | guessed
 
-    def add(self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False) -> int:
+    def add(
+        self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None
+    ) -> int:
         """Queue a request for `params.n` answers to a prompt of token ids; its id, which its events have.
 
         in_chat: a chat template wrote the prompt: an answer is a text of its own, else it goes on with the prompt's.
+        adapter: whose answers they are.
 
         Raises `InputError` for what cannot be answered, such as a prompt without room for an answer.
         """
-        return self.queue(self.prepare(prompt, params, in_chat=in_chat))
+        return self.queue(self.prepare(prompt, params, in_chat=in_chat, adapter=adapter))
 
-    def prepare(self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False) -> Asked:
+    def prepare(
+        self, prompt: Several[int], params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None
+    ) -> Asked:
         """The first half of `add`, which may run in any thread: a constraint takes its time until it is understood."""
-        params = params.seeded()
+        params, adapter = params.seeded(), self.adapter(adapter)
         if params.beam_width is not None:
-            return self._prepare_beams(prompt, params, in_chat)
+            return self._prepare_beams(Sequence(prompt, adapter=adapter), params, in_chat)
         several = params.best_of if params.best_of is not None else params.n
         scored = params.prompt_logprobs is not None
-        asked = Asked(Sequence(prompt, wanted_from=0 if scored else None), params, several)
+        asked = Asked(Sequence(prompt, adapter=adapter, wanted_from=0 if scored else None), params, several)
         asked.scores = [] if scored else None
         asked.held = None if several == params.n else [[] for _ in range(several)]
         requests = self._requests(prompt, params, several, in_chat)
         asked.writers = [Writer(asked, index, Answer(0, one, self.tokenizer)) for index, one in enumerate(requests)]
         return asked
+
+    def adapter(self, name: str | None) -> str | None:
+        """The adapter of a request that names one, or none. Raises `InputError` where there is no such one."""
+        if name is not None and name not in self.adapters:
+            there = f"there are {', '.join(self.adapters)}" if self.adapters else "the model has none"
+            raise InputError(f"there is no adapter {name!r}{did_you_mean(name, self.adapters)}: {there}")
+        return self._adapter if name is None else name
 
     def queue(self, asked: Asked) -> int:
         """The second half of `add`."""
@@ -246,9 +260,10 @@ class Engine:
             request if request.max_tokens <= room else replace(request, max_tokens=max(1, room), max_detail="context")
         )
 
-    def _prepare_beams(self, prompt: Several[int], params: SamplingParams, in_chat: bool) -> Asked:
+    def _prepare_beams(self, sequence: Sequence, params: SamplingParams, in_chat: bool) -> Asked:
         """A beam search, whose beams must all be in the cache at once."""
         assert params.beam_width is not None
+        prompt = sequence.token_ids
         width, blocks = params.beam_width, self.scheduler.blocks
         shared = len(prompt) // blocks.block_size  # blocks that all of them hold; each has others, and one to grow into
         longest = (shared + (blocks.count - shared) // width - 1) * blocks.block_size
@@ -258,7 +273,7 @@ class Engine:
                 f"{blocks.count * blocks.block_size} tokens has room for few after a prompt of {len(prompt)}: "
                 "ask for fewer beams"
             )
-        asked = Asked(Sequence(prompt), params, params.n)
+        asked = Asked(sequence, params, params.n)
         [request] = prepare(self.model, self.tokenizer, [prompt], params.with_({"n": 1}), in_chat=in_chat)
         request = self._within(request, min(longest, self.max_length) - len(prompt))
         asked.beams = BeamGroup(asked, request, self._sampler.vocab_size)

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pellucid.inference.native_matrices import Matrix, base_of, change_of, factors_of, fused, type_of, wide
 from pellucid.inference.step import Chunk
+from pellucid.layers.nf4 import NF4Linear
 from pellucid.layers.norm import LayerNorm, RMSNorm
 from pellucid.layers.paged import PagedCache
 from pellucid.layers.positions import Rope, alibi_slopes, frequencies
-from pellucid.layers.quantised import Quantised
+from pellucid.models.adapters import adapter_names
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.gated import ACTIVATIONS
 from pellucid.operations.step import (
     ACTIVATION_NUMBERS,
-    BLOCKS,
     CACHE_TYPES,
     FEW,
     LANES,
-    TYPES,
     Kind,
     Program,
     Rows,
@@ -48,6 +50,8 @@ def why_not_native(model: Decoder) -> str | None:
         return reason
     if model.dtype == torch.bfloat16 and c.head_dim % 2:
         return f"its heads have an odd size, {c.head_dim}"
+    if any(isinstance(module, NF4Linear) for module in model.modules()):
+        return "its weights are NF4"
     return None
 
 
@@ -55,7 +59,8 @@ class NativeStep:
     """`model` over `cache`, for steps of any size: `ROWS` rows go through the model at a time.
 
     Query, key and value become one matrix where they are of one type, and the model's own parameters are parts of it;
-    so do gate and up.
+    so do gate and up. Each of the model's adapters is a list of operations of its own over the same matrices: what
+    it adds to a layer is two small products beside the layer's.
     """
 
     def __init__(self, model: Decoder, cache: PagedCache, max_length: int):
@@ -75,8 +80,9 @@ class NativeStep:
         self.parts = torch.empty(FEW * c.num_heads * self.spans * (D + 2))
         self.slopes = alibi_slopes(c.num_heads) if c.position == "alibi" else None
         self.angles: dict[Rope, Tensor] = {}
-        self.program = Program()
-        self._write()
+        self._matrices: dict[tuple[nn.Module, ...], Matrix] = {}  # layers side by side, as all programs read them
+        self._narrows: dict[int, Tensor] = {}  # by the rank of an adapter
+        self.programs = {name: self._program(name) for name in (None, *adapter_names(model))}
 
     def __call__(self, chunks: Sequence[Chunk]) -> Tensor:
         """The logits after the last `wanted` tokens of each chunk, (sum of wanted, V), float32, valid until the next
@@ -85,12 +91,13 @@ class NativeStep:
         if wanted > len(self.logits):
             self.logits = torch.empty(wanted, self.config.vocab_size)
         done = 0
-        for part in in_parts(chunks, ROWS):
-            self._run(part, self.logits[done:])
-            done += sum(chunk.wanted for chunk in part)
+        for adapter, own in groupby(chunks, lambda chunk: chunk.adapter):
+            for part in in_parts(list(own), ROWS):
+                self._run(self.programs[adapter], part, self.logits[done:])
+                done += sum(chunk.wanted for chunk in part)
         return self.logits[:wanted]
 
-    def _run(self, chunks: Sequence[Chunk], logits: Tensor) -> None:
+    def _run(self, program: Program, chunks: Sequence[Chunk], logits: Tensor) -> None:
         row = num_wanted = 0
         for number, chunk in enumerate(chunks):
             stop = row + len(chunk.tokens)
@@ -102,7 +109,14 @@ class NativeStep:
             torch.arange(stop - chunk.wanted, stop, out=self.wanted[num_wanted : num_wanted + chunk.wanted])
             row, num_wanted = stop, num_wanted + chunk.wanted
         pointers = (self.tokens, self.positions, self.sequences, self.tables, self.wanted, logits)
-        self.program.run(Rows(*(one.data_ptr() for one in pointers), row, self.tables.shape[1], num_wanted))
+        program.run(Rows(*(one.data_ptr() for one in pointers), row, self.tables.shape[1], num_wanted))
+
+    def _program(self, adapter: str | None) -> Program:
+        """The operations of the model with an adapter, or without any."""
+        self.program, self.adapter = Program(), adapter
+        self.angles.clear()
+        self._write()
+        return self.program
 
     def _write(self) -> None:
         c, model, add = self.config, self.model, self.program.add
@@ -154,7 +168,7 @@ class NativeStep:
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
         if cache.scales is not None:
             shape |= {"key_scales": cache.scales[0, layer], "value_scales": cache.scales[1, layer]}
-        self._side_by_side([attention.query, attention.key, attention.value], x, self.heads)
+        self._layers([attention.query, attention.key, attention.value], x, self.heads)
         if attention.query_norm is not None and attention.key_norm is not None:
             self._norm(attention.query_norm, self.heads, self.heads, heads=H)
             self._norm(attention.key_norm, self.heads[:, H * D :], self.heads[:, H * D :], heads=K)
@@ -164,28 +178,52 @@ class NativeStep:
             Kind.ATTEND, source=self.heads, to=self.mixed, scale=attention.scale, cap=attention.softcap or 0.0,
             window=c.layer_window(layer) or 0, slopes=self.slopes, parts=self.parts, spans=self.spans, **shape,
         )  # fmt: skip
-        self._linear(Matrix.of(attention.output), self.mixed, to, add=add)
+        self._layers([attention.output], self.mixed, to, add=add)
 
     def _feed_forward(self, block: Block, x: Tensor, to: Tensor, add: int) -> None:
         layer, gated = block.feed_forward, ACTIVATIONS[self.config.activation][1]
-        self._side_by_side([layer.up] if layer.gate is None else [layer.gate, layer.up], x, self.wide)
+        self._layers([layer.up] if layer.gate is None else [layer.gate, layer.up], x, self.wide)
         number = ACTIVATION_NUMBERS[self.config.activation]
-        self._linear(Matrix.of(layer.down), self.wide, to, add=add, activation=number, gated=int(gated))
+        self._layers([layer.down], self.wide, to, add=add, activation=number, gated=int(gated))
 
-    def _side_by_side(self, linears: Sequence[nn.Module], x: Tensor, to: Tensor) -> None:
+    def _layers(self, modules: Sequence[nn.Module], x: Tensor, to: Tensor, **fields: int) -> None:
         """Layers that read the same input: one matrix where their weights are of one type."""
-        if len({type_of(linear) for linear in linears}) == 1:
-            self._linear(fused(linears) if len(linears) > 1 else Matrix.of(linears[0]), x, to)
+        if len({type_of(base_of(module)) for module in modules}) == 1:
+            self._together(modules, x, to, **fields)
             return
-        for matrix in map(Matrix.of, linears):
-            self._linear(matrix, x, to, stride=to.stride(0))
-            to = to[:, len(matrix.weight) :]
+        for module in modules:
+            to = to[:, self._together([module], x, to, **fields) :]
+
+    def _together(self, modules: Sequence[nn.Module], x: Tensor, to: Tensor, *, add: int = 0, **reads: int) -> int:
+        """One product, and two small ones for each layer that has the adapter. Returns how many outputs they have.
+
+        reads: how the input is read, `activation` and `gated`."""
+        bases = tuple(base_of(module) for module in modules)
+        changes = [change_of(module, self.adapter) for module in modules]
+        if bases not in self._matrices:
+            self._matrices[bases] = fused(bases) if len(bases) > 1 else Matrix.of(bases[0])
+        outputs, stride, start = [base.out_features for base in bases], to.stride(0), 0
+        matrix = self._matrices[bases]._replace(factors=factors_of(changes, outputs))
+        self._linear(matrix, x, to, stride=stride, add=add, **reads)
+        for change, count in zip(changes, outputs, strict=True):
+            if change is not None:  # y += c s B (A x)
+                narrow = self._narrow(len(change.down.weight))
+                self._linear(change.down, x, narrow, **reads)
+                self._linear(change.up, narrow, to[:, start:], stride=stride, add=1)
+            start += count
+        return start
 
     def _linear(self, matrix: Matrix, x: Tensor, to: Tensor | None, **fields: float) -> None:
         self.program.add(
-            Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, source=x, to=to,
-            inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
+            Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, factors=matrix.factors, source=x,
+            to=to, inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
         )  # fmt: skip
+
+    def _narrow(self, rank: int) -> Tensor:
+        """Room for what an adapter's first product gives."""
+        if rank not in self._narrows:
+            self._narrows[rank] = torch.empty(ROWS, rank)
+        return self._narrows[rank]
 
     def _norm(self, norm: nn.Module, x: Tensor, to: Tensor, *, heads: int = 1, add: int = 0) -> None:
         assert isinstance(norm, RMSNorm | LayerNorm)
@@ -219,54 +257,11 @@ def in_parts(chunks: Sequence[Chunk], most: int) -> Iterator[list[Chunk]]:
             done += len(tokens)
             left = len(whole.tokens) - done
             wanted = max(0, whole.wanted - left) if left < whole.wanted else 0
-            part.append(Chunk(tokens, whole.start + done - len(tokens), whole.table, min(wanted, len(tokens))))
+            start = whole.start + done - len(tokens)
+            part.append(replace(whole, tokens=tokens, start=start, wanted=min(wanted, len(tokens))))
             room -= len(tokens)
             if not room:
                 yield part
                 part, room = [], most
     if part:
         yield part
-
-
-def wide(parameter: Tensor) -> Tensor:
-    return parameter.detach().float().contiguous()
-
-
-class Matrix(NamedTuple):
-    """What a linear layer or an embedding reads. type: a number of `operations.step`. bias: float32."""
-
-    weight: Tensor  # (outputs, inputs), or (outputs, bytes of a row) in blocks
-    type: int
-    inputs: int
-    bias: Tensor | None
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Matrix:
-        bias = getattr(module, "bias", None)
-        if isinstance(module, Quantised):
-            weight, inputs = module.blocks, module.in_features
-        else:
-            assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
-            weight, inputs = module.weight.detach(), module.weight.shape[1]
-        return cls(weight, type_of(module), inputs, None if bias is None else wide(bias))
-
-
-def type_of(module: nn.Module) -> int:
-    """The number of what a layer's weights are, in `operations.step`."""
-    if isinstance(module, Quantised):
-        return BLOCKS[module.format]
-    assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
-    return TYPES[module.weight.dtype]
-
-
-def fused(linears: Sequence[nn.Module]) -> Matrix:
-    """Layers that read the same input as one matrix; their own weights become parts of it."""
-    parts = [Matrix.of(linear) for linear in linears]
-    together = torch.cat([part.weight for part in parts])
-    for linear, rows in zip(linears, together.split([len(part.weight) for part in parts]), strict=True):
-        if isinstance(linear, Quantised):
-            linear.blocks = rows
-        else:
-            linear.weight = nn.Parameter(rows, requires_grad=False)
-    biases = [part.bias for part in parts if part.bias is not None]
-    return parts[0]._replace(weight=together, bias=torch.cat(biases) if biases else None)

@@ -29,11 +29,11 @@ class Output:
 
 
 def stream(
-    engine: Engine, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False
+    engine: Engine, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None
 ) -> Generator[Event, None, None]:
     """The tokens of one request as they are drawn. See `Engine.add`, whose errors are raised at the call, and
     `events_of`."""
-    return events_of(engine, engine.add(prompt, params, in_chat=in_chat))
+    return events_of(engine, engine.add(prompt, params, in_chat=in_chat, adapter=adapter))
 
 
 def events_of(engine: Engine, number: int) -> Generator[Event, None, None]:
@@ -75,13 +75,16 @@ class Outputs:
     def __len__(self) -> int:
         return len(self._outputs)
 
-    def add(self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False) -> None:
+    def add(
+        self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None
+    ) -> None:
         """One more prompt: see `Engine.add`."""
         params = params.seeded()
         if params.max_tokens == 0:
             self._only_read.add(len(self._outputs))
             params = params.with_({"max_tokens": 1})  # its token is thrown away
-        self._numbers[self.engine.add(prompt, params, in_chat=in_chat)] = len(self._outputs)
+        number = self.engine.add(prompt, params, in_chat=in_chat, adapter=adapter)
+        self._numbers[number] = len(self._outputs)
         answers = (new_completion(len(prompt), params, seed_of(params, index)) for index in range(params.n))
         self._outputs.append(Output(tuple(prompt), tuple(answers)))
 

@@ -110,7 +110,7 @@ class Scheduler:
         self._check_under_way(sequence)
         if self._uncommitted or not sequence.pending:
             raise ValueError("a sequence is forked between two steps, while its last token is still to be computed")
-        child = Sequence([*sequence.token_ids[:-1], last], salt=sequence.salt)
+        child = Sequence([*sequence.token_ids[:-1], last], adapter=sequence.adapter)
         child.prompt_length = sequence.prompt_length
         child.order = (sequence.order[0], next(self._numbers))
         if sequence.state == "running" and len(self.running) < self.max_sequences:
@@ -166,6 +166,9 @@ class Scheduler:
             if budget and sequence.state == "running":
                 budget -= self._read(sequence, budget)
         self._admit(budget)
+        names = list(dict.fromkeys(one.adapter for one in self._step))
+        if len(names) > 1:  # those of one adapter stand together
+            self._step = dict(sorted(self._step.items(), key=lambda item: names.index(item[0].adapter)))
         return Step(tuple(self._step.values()), tuple(self._copies)), list(self._step)
 
     def commit(self, accepted: Iterable[list[int] | None]) -> None:
@@ -228,7 +231,7 @@ class Scheduler:
         while budget and self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             length = len(sequence.token_ids)
-            found = self.blocks.match(sequence.token_ids, sequence.salt, sequence.wanted_from)
+            found = self.blocks.match(sequence.token_ids, sequence.adapter, sequence.wanted_from)
             held = sum(self.blocks.references[block] > 0 for block in found)
             if needed + self.blocks.blocks_for(length) - held > self.blocks.available:
                 return
@@ -290,7 +293,8 @@ class Scheduler:
             self._copies.append((shared, sequence.table[-1]))
         while len(sequence.table) < self.blocks.blocks_for(end):
             sequence.table.append(self.blocks.take())
-        self._step[sequence] = Chunk(tokens, start, sequence.table, max(0, end - max(start, sequence.wanted_from)))
+        wanted = max(0, end - max(start, sequence.wanted_from))
+        self._step[sequence] = Chunk(tokens, start, sequence.table, wanted, sequence.adapter)
         return len(tokens)
 
     def _settle(self, sequence: Sequence, start: int) -> None:
@@ -302,7 +306,7 @@ class Scheduler:
         for i in range(start // size, sequence.computed // size):
             parent = table[i - 1] if i else ROOT
             tokens = sequence.token_ids[i * size : (i + 1) * size]
-            table[i] = self.blocks.register(table[i], parent, tokens, sequence.salt)
+            table[i] = self.blocks.register(table[i], parent, tokens, sequence.adapter)
 
     def _give_back(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 State = Literal["new", "waiting", "running", "ended"]
@@ -19,18 +19,18 @@ class Sequence:
         into the step as fit, and drops the rest.
     wanted_from: logits are wanted after each token from this position on, and not twice. By default that is the
         prompt's last token; a prompt is scored by a smaller number. Tokens before it may come from the prefix cache.
-    salt: whatever else decides keys and values, such as an adapter's name or the version of weights in training;
-        sequences of different salts share nothing.
+    adapter: whose changes to the weights its keys and values are computed with; sequences of different adapters share
+        nothing.
     order: (when it or the one that it was forked from arrived, a number of its own): the smaller is served first.
     steps: how many steps it has held blocks for.
     """
 
     __slots__ = (
+        "adapter",
         "computed",
         "drafted",
         "order",
         "prompt_length",
-        "salt",
         "state",
         "steps",
         "table",
@@ -38,11 +38,11 @@ class Sequence:
         "wanted_from",
     )
 
-    def __init__(self, prompt: Iterable[int], *, salt: Hashable = None, wanted_from: int | None = None) -> None:
+    def __init__(self, prompt: Iterable[int], *, adapter: str | None = None, wanted_from: int | None = None) -> None:
         self.token_ids = list(prompt)
         self.prompt_length = len(self.token_ids)
         self.wanted_from = self.prompt_length - 1 if wanted_from is None else wanted_from
-        self.salt = salt
+        self.adapter = adapter
         self.computed = 0
         self.table: list[int] = []
         self.drafted: list[int] = []

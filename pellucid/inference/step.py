@@ -15,12 +15,15 @@ class Chunk:
         i * block_size onwards. It belongs to the sequence, and is as the step needs it until the step is committed.
     wanted: logits are wanted after each of the last `wanted` tokens: 0 while more of a prompt is to come, 1, or more
         to judge a draft or to score a prompt.
+    adapter: whose changes to the weights these tokens are computed with; None: nobody's. Chunks of one adapter stand
+        together in a step: they go through the model at once.
     """
 
     tokens: list[int]
     start: int
     table: list[int]
     wanted: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

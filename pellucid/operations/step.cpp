@@ -47,6 +47,7 @@ struct Team {
 struct Operation {
     int64_t kind, type;
     const void *weight, *bias;         // LINEAR, EMBED, NORM
+    const float *factors;              // LINEAR: of each output before its bias, (outputs,), or null for 1
     const float *from;                 // what it reads, float32, (R, inputs)
     float *to;                         // what it writes, (R, outputs); null: the logits
     int64_t inputs, outputs;
@@ -111,9 +112,10 @@ void norm(const Operation& op, const Rows& rows) {
     }
 }
 
-// y = total + bias, squeezed or added where that is asked for, for LANES outputs.
-inline void put(const Operation& op, const float* totals, const float* bias, float* y) {
+// y = factor * total + bias, squeezed or added where that is asked for, for LANES outputs.
+inline void put(const Operation& op, const float* totals, const float* factors, const float* bias, float* y) {
     floats total = load(totals);
+    if (factors) total *= load(factors);
     if (bias) total += load(bias);
     if (op.cap > 0) total = op.cap * hyperbolic_tangent(total / op.cap);
     store(op.add ? load(y) + total : total, y);
@@ -121,12 +123,13 @@ inline void put(const Operation& op, const float* totals, const float* bias, flo
 
 // The same for outputs n .. n + N of row r.
 inline void put(const Operation& op, const float* totals, float* to, long r, long n, long N) {
-    const float* bias = op.bias ? (const float*)op.bias + n : nullptr;
+    const float *factors = op.factors ? op.factors + n : nullptr, *bias = op.bias ? (const float*)op.bias + n : nullptr;
     float* y = to + r * (op.stride ? op.stride : op.outputs) + n;
-    if (N == LANES) return put(op, totals, bias, y);
-    float last_y[LANES], last_bias[LANES];  // the last outputs, where they are fewer
-    for (long i = 0; i < N; i++) last_y[i] = y[i], last_bias[i] = bias ? bias[i] : 0;
-    put(op, totals, last_bias, last_y);
+    if (N == LANES) return put(op, totals, factors, bias, y);
+    float last_y[LANES], last_factors[LANES], last_bias[LANES];  // the last outputs, where they are fewer
+    for (long i = 0; i < N; i++)
+        last_y[i] = y[i], last_factors[i] = factors ? factors[i] : 1, last_bias[i] = bias ? bias[i] : 0;
+    put(op, totals, last_factors, last_bias, last_y);
     for (long i = 0; i < N; i++) y[i] = last_y[i];
 }
 

@@ -51,7 +51,7 @@ class Operation(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("kind", "type")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "source", "to")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "factors", "source", "to")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs", "stride", "add", "few", "activation", "gated")),
         *((name, ctypes.c_float) for name in ("scale", "cap", "eps")),
         *((name, ctypes.c_int64) for name in ("centred", "heads", "kv_heads", "dim", "window", "block")),

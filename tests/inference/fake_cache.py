@@ -25,12 +25,12 @@ class FakeCache:
             end = min(chunk.start + len(chunk.tokens), len(tokens))
             assert chunk.tokens[: end - chunk.start] == tokens[chunk.start : end]
             texts.append(tokens[:end] + chunk.tokens[end - chunk.start :])
-            self.check(chunk.table, sequence.salt, tokens[: chunk.start])
+            self.check(chunk.table, sequence.adapter, tokens[: chunk.start])
             for position in range(chunk.start, len(texts[-1])):
                 block, offset = divmod(position, self.pool.block_size)
-                self.slots[chunk.table[block]][offset] = (sequence.salt, tuple(texts[-1][: position + 1]))
+                self.slots[chunk.table[block]][offset] = (sequence.adapter, tuple(texts[-1][: position + 1]))
         for chunk, sequence, text in zip(step.chunks, sequences, texts, strict=True):
-            self.check(chunk.table, sequence.salt, text)  # nobody has written over another's slots
+            self.check(chunk.table, sequence.adapter, text)  # nobody has written over another's slots
 
     def check(self, table: list[int], salt: object, tokens: list[int]) -> None:
         """The table leads to these tokens, each after those before it."""

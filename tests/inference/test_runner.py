@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -32,9 +33,11 @@ def cut(length: int, rng: random.Random, most: int) -> list[range]:
     return pieces
 
 
-def run_all(runner: Runner, sequences: list[list[int]], seed: int, most: int) -> list[torch.Tensor]:
+def run_all(
+    runner: Runner, sequences: list[list[int]], seed: int, most: int, adapters: Sequence[str | None] = ()
+) -> list[torch.Tensor]:
     """The logits at every place of every sequence, from steps that mix pieces of all of them, on scattered blocks."""
-    rng, B = random.Random(seed), runner.cache.block_size
+    rng, B, of = random.Random(seed), runner.cache.block_size, adapters or [None] * len(sequences)
     blocks = list(range(runner.cache.num_blocks))
     rng.shuffle(blocks)
     tables = [[blocks.pop() for _ in range(-(-len(tokens) // B))] for tokens in sequences]
@@ -44,7 +47,7 @@ def run_all(runner: Runner, sequences: list[list[int]], seed: int, most: int) ->
         chosen = rng.sample(sorted(waiting), rng.randint(1, len(waiting)))
         pieces = [(number, waiting[number].pop(0)) for number in chosen]
         chunks = [
-            Chunk(sequences[number][piece.start : piece.stop], piece.start, tables[number], len(piece))
+            Chunk(sequences[number][piece.start : piece.stop], piece.start, tables[number], len(piece), of[number])
             for number, piece in pieces
         ]
         logits = runner.run(Step(tuple(chunks), ())).clone()

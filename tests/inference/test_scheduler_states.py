@@ -59,7 +59,7 @@ class SchedulerStates(RuleBasedStateMachine):
     def add(self, prompts: list[list[int]], answer: int, salt: str | None, score: int | None) -> None:
         for prompt in prompts:
             tokens = prompt[: max(1, self.longest - 2)]
-            sequence = Sequence(tokens, salt=salt, wanted_from=score)
+            sequence = Sequence(tokens, adapter=salt, wanted_from=score)
             self.scheduler.add(sequence)
             final = min(len(tokens) + answer, self.longest)
             self.accounts[sequence] = Account(tokens, final, len(tokens) - 1 if score is None else score)
@@ -207,9 +207,9 @@ class SchedulerStates(RuleBasedStateMachine):
             assert sequence.token_ids == own.tokens
             assert len(sequence.table) == pool.blocks_for(sequence.computed)
             assert sequence.state == "running" or not sequence.table
-            self.cache.check(sequence.table, sequence.salt, own.tokens[: sequence.computed])
+            self.cache.check(sequence.table, sequence.adapter, own.tokens[: sequence.computed])
             full = sequence.table[: sequence.computed // pool.block_size]
-            assert full == pool.match(own.tokens, sequence.salt, len(full) * pool.block_size)
+            assert full == pool.match(own.tokens, sequence.adapter, len(full) * pool.block_size)
 
     @invariant()
     def numbers_are_true(self) -> None:

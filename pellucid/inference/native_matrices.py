@@ -1,0 +1,107 @@
+"""What the native step multiplies with: the matrices of a model, and the small ones of an adapter beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid.layers.lora import LoRALinear
+from pellucid.layers.quantised import Quantised
+from pellucid.operations.step import BLOCKS, TYPES
+
+LINE = 64  # bytes: the rank of an adapter is filled up with zeros to so many, which are read at once
+
+
+def wide(parameter: Tensor) -> Tensor:
+    return parameter.detach().float().contiguous()
+
+
+class Matrix(NamedTuple):
+    """What a linear layer or an embedding reads. type: a number of `operations.step`. bias, and factors, which each
+    output is multiplied by before: (outputs,), float32."""
+
+    weight: Tensor  # (outputs, inputs), or (outputs, bytes of a row) in blocks
+    type: int
+    inputs: int
+    bias: Tensor | None
+    factors: Tensor | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Matrix:
+        bias = getattr(module, "bias", None)
+        if isinstance(module, Quantised):
+            weight, inputs = module.blocks, module.in_features
+        else:
+            assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
+            weight, inputs = module.weight.detach(), module.weight.shape[1]
+        return cls(weight, type_of(module), inputs, None if bias is None else wide(bias))
+
+
+def type_of(module: nn.Module) -> int:
+    """The number of what a layer's weights are, in `operations.step`."""
+    if isinstance(module, Quantised):
+        return BLOCKS[module.format]
+    assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
+    return TYPES[module.weight.dtype]
+
+
+def fused(linears: Sequence[nn.Module]) -> Matrix:
+    """Layers that read the same input as one matrix; their own weights become parts of it."""
+    parts = [Matrix.of(linear) for linear in linears]
+    together = torch.cat([part.weight for part in parts])
+    for linear, rows in zip(linears, together.split([len(part.weight) for part in parts]), strict=True):
+        if isinstance(linear, Quantised):
+            linear.blocks = rows
+        else:
+            linear.weight = nn.Parameter(rows, requires_grad=False)
+    biases = [part.bias for part in parts if part.bias is not None]
+    return parts[0]._replace(weight=together, bias=torch.cat(biases) if biases else None)
+
+
+class Change(NamedTuple):
+    """What an adapter adds to a layer: y = c W x + c s B (A x), c being 1 without DoRA. factors: c, or None."""
+
+    down: Matrix
+    up: Matrix
+    factors: Tensor | None
+
+
+def base_of(module: nn.Module) -> nn.Linear | Quantised:
+    """The layer itself, without adapters."""
+    base = module.base if isinstance(module, LoRALinear) else module
+    assert isinstance(base, nn.Linear | Quantised)
+    return base
+
+
+def change_of(module: nn.Module, name: str | None) -> Change | None:
+    """What the adapter called `name` does to a layer; None: nothing."""
+    if name is None or not isinstance(module, LoRALinear) or name not in module.adapters:
+        return None
+    adapter = module.adapter(name)
+    down, up = (one.detach() if one.dtype in TYPES else one.detach().float() for one in (adapter.down, adapter.up))
+    more = -adapter.rank % (LINE // down.itemsize)
+    down, up = F.pad(down, (0, 0, 0, more)), F.pad(up, (0, more))  # (r, in), (out, r)
+    scale, factors = torch.full((len(up),), adapter.scale), None
+    if adapter.magnitude is not None:
+        factors = (adapter.magnitude.detach().float() / module.row_norms(adapter)).contiguous()
+        scale = scale * factors
+    return Change(
+        Matrix(down.contiguous(), TYPES[down.dtype], down.shape[1], None),
+        Matrix(up.contiguous(), TYPES[up.dtype], up.shape[1], None, scale),
+        factors,
+    )
+
+
+def factors_of(changes: Sequence[Change | None], outputs: Sequence[int]) -> Tensor | None:
+    """Of layers side by side, of so many outputs each; None where no adapter scales any."""
+    if all(change is None or change.factors is None for change in changes):
+        return None
+    each = [
+        torch.ones(count) if change is None or change.factors is None else change.factors
+        for change, count in zip(changes, outputs, strict=True)
+    ]
+    return torch.cat(each)
