@@ -35,7 +35,7 @@ class GPUStep:
         self.width = math.ceil(max_length / cache.block_size)
         self.why_no_graphs = "they are switched off" if record is None else why_no_graphs(model, cache)
         self.hooks = [hooks for part in model.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]
-        self.buckets: dict[int, Decoding] = {}
+        self.buckets: dict[tuple[str | None, int], Decoding] = {}  # by the adapter, which is active
 
     def __call__(self, chunks: Sequence[Chunk]) -> Tensor:
         """The logits after the last `wanted` tokens of each chunk, (sum of wanted, V), float32, valid until the next
@@ -43,15 +43,15 @@ class GPUStep:
         small = len(chunks) <= BUCKETS[-1] and all(len(chunk.tokens) == chunk.wanted == 1 for chunk in chunks)
         # Whoever listens to a part of the model hears nothing of what is replayed.
         if small and self.why_no_graphs is None and not any(self.hooks):
-            return self._decoding(len(chunks))(chunks)
+            return self._decoding(chunks[0].adapter, len(chunks))(chunks)
         return self._tiled(chunks)
 
-    def _decoding(self, sequences: int) -> Decoding:
+    def _decoding(self, adapter: str | None, sequences: int) -> Decoding:
         size = next(size for size in BUCKETS if size >= sequences)
-        if size not in self.buckets:
+        if (adapter, size) not in self.buckets:
             assert self.record is not None
-            self.buckets[size] = Decoding(self.model, self.cache, size, self.width, self.slopes, self.record)
-        return self.buckets[size]
+            self.buckets[adapter, size] = Decoding(self.model, self.cache, size, self.width, self.slopes, self.record)
+        return self.buckets[adapter, size]
 
     def _tiled(self, chunks: Sequence[Chunk]) -> Tensor:
         longest = max(len(chunk.tokens) for chunk in chunks)

@@ -5,6 +5,9 @@ N tokens of a step, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.paged import PagedCache, PagedStep, Piece
 from pellucid.layers.positions import alibi_slopes
 from pellucid.layers.slots import SlotCache
+from pellucid.models.adapters import adapter_names, adapter_on
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.paged_attention import why_not as why_not_tiled
 
@@ -51,6 +55,7 @@ class Runner:
         else:
             self.cache = PagedCache(*shape, as_bytes=int8_cache)
             self.weights_changed()
+        self._adapted = bool(adapter_names(model))
         self._seen = [block.attention.pattern for block in model.blocks if isinstance(block, Block)]
 
     def weights_changed(self) -> None:
@@ -76,12 +81,22 @@ class Runner:
         self.cache.copy(step.copies)
         if self.native is not None:
             return self.native(step.chunks)
+        if not self._adapted:
+            return self._compute(step.chunks)
+        logits = []
+        for adapter, own in groupby(step.chunks, lambda chunk: chunk.adapter):
+            with adapter_on(self.model, adapter):
+                logits.append(self._compute(list(own)).clone())  # the next ones may be written to the same place
+        return torch.cat(logits)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The same for chunks of the adapter that is active."""
         # Who looks at the pattern of attention is shown it by plain algebra.
         if self.gpu is not None and not any(one._forward_hooks or one._forward_pre_hooks for one in self._seen):
-            return self.gpu(step.chunks)
-        return self._through_torch(step)
+            return self.gpu(chunks)
+        return self._through_torch(chunks)
 
-    def _through_torch(self, step: Step) -> Tensor:
+    def _through_torch(self, chunks: Sequence[Chunk]) -> Tensor:
         device = self.model.device
         B = self.cache.block_size
         tokens: list[int] = []
@@ -89,7 +104,7 @@ class Runner:
         slots: list[int] = []
         wanted: list[int] = []
         pieces: list[Piece] = []
-        for chunk in step.chunks:
+        for chunk in chunks:
             pieces.append(self._piece(chunk, len(tokens)))
             tokens += chunk.tokens
             places = range(chunk.start, chunk.start + len(chunk.tokens))

@@ -208,6 +208,17 @@ def adapter_off(model: Decoder) -> Iterator[None]:
             layer.active = active
 
 
+@contextmanager
+def adapter_on(model: Decoder, name: str | None) -> Iterator[None]:
+    """Within it the model computes with this adapter, or with none. InputError: it has no such one."""
+    before = active_adapter(model)
+    use_adapter(model, name)
+    try:
+        yield
+    finally:
+        use_adapter(model, before)
+
+
 def remove_adapter(model: Decoder, name: str) -> None:
     """Takes an adapter away. Where it was the active one, none is active. InputError: there is no such one."""
     _known(model, name)
