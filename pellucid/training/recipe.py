@@ -132,7 +132,7 @@ class PretrainRecipe(Recipe):
     model: dict[str, Any]
 
 
-R = TypeVar("R", bound=Recipe)
+R = TypeVar("R", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
