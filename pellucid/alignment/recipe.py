@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pellucid.alignment.policy import AdapterRecipe
 from pellucid.training.recipe import DataRecipe, OptimRecipe, Paths, Recipe, Section
 
 
@@ -42,9 +43,10 @@ class ReportRecipe(Section):
 
 
 class SFTRecipe(Recipe):
-    """Supervised fine-tuning of `base` (as for `pellucid.load`) on conversations."""
+    """Supervised fine-tuning of `base` (as for `pellucid.load`), or of an adapter beside it, on conversations."""
 
     base: str
+    adapter: AdapterRecipe | None = None
     data: ConversationDataRecipe
     optim: FineTuningOptimRecipe = FineTuningOptimRecipe()
     report: ReportRecipe = ReportRecipe()

@@ -19,10 +19,10 @@ from typing import Literal
 import numpy as np
 
 from pellucid.alignment.before_after import Comparison, Question, answer, compare, question_of, write_report
+from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.recipe import SFTRecipe
-from pellucid.alignment.templates import give_template, with_template
+from pellucid.alignment.templates import with_template
 from pellucid.checkpoints.describe import base_of, describe
-from pellucid.checkpoints.load import load
 from pellucid.checkpoints.source import FINAL, find_source
 from pellucid.data.examples import Rows
 from pellucid.data.mixture import Mixture
@@ -64,7 +64,7 @@ def fine_tune(
             if run is None or outcome.signal is not None:
                 return outcome, None
             tell(f"asking the base and the fine-tuned model {len(data.questions)} questions")
-            before, after = open_base(recipe)[0], load(run.path / FINAL, dtype="float32")[0]
+            before, after = (open_policy(model)[0] for model in (recipe.base, str(run.path / FINAL)))
             comparison = compare(
                 before, after, data.tokenizer, data.questions, data.validation,
                 max_tokens=recipe.report.max_tokens, rows=recipe.train.evaluate_rows,
@@ -77,8 +77,7 @@ def fine_tune(
 
 
 def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks: Ranks, say: Say) -> Outcome:
-    model, tokenizer = open_base(recipe)
-    choose_trained(model)
+    model, tokenizer = open_policy(recipe.base, recipe.adapter, seed=recipe.seed)
     steps = steps_of(recipe.train, data.rows)
     checkpoint = agreed_checkpoint(recipe.run, ranks)
     setting = choose_setting(recipe, model.config, steps, ranks, checkpoint.state["setting"] if checkpoint else None)
@@ -89,19 +88,9 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
     trainer = Trainer(
         recipe, model.to(setting.device), tokenizer, Supervised(data.rows), steps, setting, run, data.content,
         checkpoint, validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
+        saved=saved_adapter(model, tokenizer, recipe.base, recipe.adapter),
     )  # fmt: skip
     return trainer.train()
-
-
-def open_base(recipe: SFTRecipe) -> tuple[Decoder, Tokenizer]:
-    """The model before its first step, in float32, with a chat template; the same however often it is called."""
-    model, tokenizer = load(recipe.base, dtype="float32")
-    return model, give_template(model, tokenizer)
-
-
-def choose_trained(model: Decoder) -> None:
-    """Which parameters move: all of them."""
-    model.requires_grad_(True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +116,7 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
     Raises `InputError` for a base, a file or a conversation that cannot be used, by its place.
     """
     base = describe(recipe.base)
+    check_adapter(recipe.base, recipe.adapter)
     context, longest = recipe.data.context, base.config.max_positions
     if context > longest:
         raise InputError(f"data.context = {context}: {recipe.base} holds at most {longest} tokens; make it smaller")
@@ -193,7 +183,7 @@ def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterat
     """What a run is made of, a line each."""
     rows, held = data.conversations, data.validation
     yield from announced(recipe.expect)
-    yield f"base {recipe.base}, {sum(p.numel() for p in model.parameters()):,} parameters, all of them trained"
+    yield described_policy(recipe.base, model, recipe.adapter)
     yield (
         f"data {rows.shards.num_documents:,} conversations, {rows.shards.num_tokens:,} tokens, in {len(rows):,} rows "
         f"of {rows.context:,} ({rows.waste:.0%} padding), and {held.shards.num_documents if held else 0:,} held out"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from pellucid.checkpoints.adapters import AdapterFolder, open_adapter
 from pellucid.checkpoints.folder import OWN, open_folder, read_json
 from pellucid.checkpoints.gguf_models import check_gguf, generation_config, own_dtype
 from pellucid.checkpoints.gguf_read import GGUF
-from pellucid.checkpoints.load import named_stops
-from pellucid.checkpoints.source import Source, find_source
+from pellucid.checkpoints.load import base_name, named_stops
+from pellucid.checkpoints.source import ADAPTER_WEIGHTS, Source, bytes_on_disk, find_source
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import parameter_shapes
@@ -44,11 +45,14 @@ class Description:
     cache_bytes_per_token: int
     cache_bytes: int
     labels: int | None = None
+    adapter: AdapterFolder | None = None
 
 
 def describe(name: str) -> Description:
     """What the model called `name` (as for `pellucid.load`) says of itself. Raises `InputError` as loading does."""
     source = find_source(name)
+    if source.kind == "adapter":
+        return describe_adapter(source)
     stored: Counter[str] = Counter()
     labels = None
     if source.kind == "gguf":
@@ -87,6 +91,25 @@ def describe(name: str) -> Description:
     )
 
 
+def describe_adapter(source: Source) -> Description:
+    """The base that an adapter names, and the adapter beside it."""
+    found = open_adapter(source.path)
+    base = describe(base_name(found))
+    count = sum(torch.Size(shape).numel() for shape in found.shapes.values())
+    own = (source.path / "tokenizer.json").is_file()
+    told = ("version", "base", "steps", "tokens_seen", "last_loss")
+    return replace(
+        base,
+        source=source,
+        tokenizer=Tokenizer.load(source.path) if own else base.tokenizer,
+        about={name: found.made[name] for name in told if name in found.made},
+        stored={**base.stored, "adapter": bytes_on_disk(source.path / ADAPTER_WEIGHTS)},
+        parameters={**base.parameters, "adapter": count},
+        weight_bytes=base.weight_bytes + 4 * count,
+        adapter=found,
+    )
+
+
 def told_by_gguf(file: GGUF) -> dict[str, Any]:
     """What a GGUF file says of its making: its keys `pellucid.*`."""
     prefix = f"{OWN}."
@@ -95,6 +118,9 @@ def told_by_gguf(file: GGUF) -> dict[str, Any]:
 
 def base_of(source: Source) -> str:
     """The model that a source was made from, as far back as it says; itself when it says nothing."""
+    if source.kind == "adapter":
+        found = open_adapter(source.path)
+        return str(found.made.get("base", found.base))
     about = (
         told_by_gguf(GGUF(source.path))
         if source.kind == "gguf"

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
-from pellucid.checkpoints.assemble import STORED, parse_dtype, parse_quantize
+from pellucid.checkpoints.adapters import AdapterFolder, load_adapter, open_adapter
+from pellucid.checkpoints.assemble import AS_NF4, IN_NF4, STORED, parse_dtype, parse_quantize
 from pellucid.checkpoints.folder import read_folder
 from pellucid.checkpoints.gguf_models import read_gguf
-from pellucid.checkpoints.source import find_source
+from pellucid.checkpoints.source import ADAPTER_CONFIG, find_source
 from pellucid.errors import InputError, PellucidError
+from pellucid.models.adapters import adapter_names, merge_adapter
 from pellucid.models.classifier import Classifier
 from pellucid.models.decoder import Decoder
 from pellucid.operations.step import why_not
@@ -29,11 +31,11 @@ def load(
     """The model and the tokenizer called `name_or_path`, ready to run (`model.eval()`).
 
     name_or_path: a Hugging Face folder, a run folder (the model that the run has come to), a `.gguf` file, a packaged
-    name (`smollm2`) or a hub id (`owner/name`).
+    name (`smollm2`) or a hub id (`owner/name`). A PEFT folder: the base that it names, with the adapter beside it.
     dtype: "auto" for the checkpoint's own (float32 when it is quantised), "float32", "bfloat16" or "float16".
     quantize: None: the weights are numbers of `dtype`, to train, save and convert. "stored": matrices that lie in
     blocks of integers (Q8_0, Q4_0, Q4_1) stay so, and `dtype` is what the rest is computed in. "int8", "int4" or one
-    of these formats: matrices are rounded to it as they are read.
+    of these formats: matrices are rounded to it as they are read. "nf4": those of the blocks are (QLoRA).
 
     Raises `InputError` that names what is wrong: the name, the file, the tensor; for a reward model, which writes no
     text (`load_classifier`).
@@ -66,6 +68,8 @@ def _read(
     try:
         if source.kind == "gguf":
             model, tokenizer = read_gguf(source.path, wanted, device, rounded)
+        elif source.kind == "adapter":
+            model, tokenizer = _read_adapted(source.path, dtype, device, quantize)
         else:
             model, tokenizer = read_folder(source.path, wanted, device, rounded)
     except InputError as error:
@@ -76,6 +80,46 @@ def _read(
         ) from None
     tokenizer.more_stops = named_stops(model.generation_config)
     return model.eval(), tokenizer
+
+
+def _read_adapted(path: Path, dtype: str | torch.dtype, device: str, quantize: str | None) -> tuple[Decoder, Tokenizer]:
+    """The base that an adapter names, with the adapter; rounded as it was beside it, unless another form is asked for.
+
+    An adapter that was trained beside another one has that one merged into its base.
+    """
+    found = open_adapter(path)
+    name = base_name(found)
+    if found.quantize == IN_NF4 and quantize in (None, STORED):
+        quantize = AS_NF4
+    model, tokenizer = _read(name, dtype, device, quantize)
+    for earlier in adapter_names(model):
+        merge_adapter(model, earlier)
+    if (path / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"{path} has a tokenizer of {tokenizer.vocab_size} tokens, and its base {found.base!r} has embeddings for "
+            f"{model.config.vocab_size}: give the adapter the base that it was trained with"
+        )
+    load_adapter(model, path)
+    return model, tokenizer
+
+
+def base_name(found: AdapterFolder) -> str:
+    """The name of an adapter's base, which is there. Raises `InputError` otherwise."""
+    path = found.path
+    if not found.base:
+        raise InputError(f"{path} does not say what its base is: set base_model_name_or_path in {ADAPTER_CONFIG}")
+    try:
+        source = find_source(found.base)
+    except InputError as error:
+        raise InputError(
+            f"{path} was made for the base {found.base!r}, which is not to be had ({error}): put it there, or set "
+            f"base_model_name_or_path in {ADAPTER_CONFIG}"
+        ) from None
+    if source.path.resolve() == path.resolve():
+        raise InputError(f"{path} names itself as its base: set base_model_name_or_path in {ADAPTER_CONFIG}")
+    return found.base
 
 
 def to_run(quantize: str | None, dtype: str) -> str | None:

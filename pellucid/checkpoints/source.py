@@ -12,8 +12,10 @@ from typing import Literal
 from pellucid.checkpoints.manifest import whole_checkpoints
 from pellucid.errors import InputError, PellucidError, did_you_mean
 
+Kind = Literal["folder", "adapter", "gguf"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 RUN_RECIPE, FINAL = "config.yaml", "final"  # of a run folder: what marks it as one, and where its last model lies
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"]
 
 
@@ -38,7 +40,7 @@ class Source:
     """Where a model lies. `origin` says in words where it came from; `repository` is the hub id of a downloaded one."""
 
     path: Path
-    kind: Literal["folder", "gguf"]
+    kind: Kind
     origin: str
     repository: str | None = None
 
@@ -66,19 +68,27 @@ def local_source(path: Path, origin: str) -> Source:
     """The model folder or GGUF file at `path`; of a run folder, the model that the run has come to."""
     if not path.is_dir():
         return Source(path, "gguf", origin)
-    if (path / "config.json").is_file():
-        return Source(path, "folder", origin)
+    if (kind := kind_of(path)) is not None:
+        return Source(path, kind, origin)
     if (path / RUN_RECIPE).is_file():
         return run_source(path, origin)
     raise InputError(f"{path}: the folder has no config.json, so it is no model folder")
 
 
+def kind_of(folder: Path) -> Kind | None:
+    """Whether a folder holds a whole model or an adapter; None: neither."""
+    whole = (folder / "config.json").is_file()
+    if (folder / ADAPTER_CONFIG).is_file() and not (whole and any(folder.glob("model*.safetensors"))):
+        return "adapter"
+    return "folder" if whole else None
+
+
 def run_source(run: Path, origin: str) -> Source:
     """The model of a run folder: its last one, or where there is none yet the newest whole checkpoint."""
-    if (run / FINAL / "config.json").is_file():
-        return Source(run / FINAL, "folder", f"{origin}, the end of the run")
+    if (kind := kind_of(run / FINAL)) is not None:
+        return Source(run / FINAL, kind, f"{origin}, the end of the run")
     for step, folder in whole_checkpoints(run, contents=False):
-        return Source(folder, "folder", f"{origin}, step {step} of a run that has not ended")
+        return Source(folder, kind_of(folder) or "folder", f"{origin}, step {step} of a run that has not ended")
     raise InputError(f"{run}: this run has saved no model yet; wait for its first checkpoint, or resume the run")
 
 
@@ -124,6 +134,7 @@ def hub_source(repository: str) -> Source:
         raise PellucidError(
             f"the model {repository!r} is neither a path here nor in the cache, and the hub gave no answer ({reason})"
         ) from None
-    if not (folder / "config.json").is_file():
+    kind = kind_of(folder)
+    if kind is None:
         raise InputError(f"the hub repository {repository!r} has no config.json, so it is no model folder")
-    return Source(folder, "folder", f"the hub repository {repository}", repository)
+    return Source(folder, kind, f"the hub repository {repository}", repository)

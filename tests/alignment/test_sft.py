@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pellucid
 from pellucid.alignment.before_after import answer
+from pellucid.alignment.policy import open_policy
 from pellucid.alignment.recipe import SFTRecipe
-from pellucid.alignment.sft import fine_tune, open_base
+from pellucid.alignment.sft import fine_tune
 from pellucid.cli.app import run as command
 from pellucid.errors import InputError
 from pellucid.training.metrics import read_metrics
@@ -71,7 +72,7 @@ def test_it_learns_and_stops(learnt: Path) -> None:
 def test_the_report_measures_the_change(learnt: Path) -> None:
     report = json.loads((learnt / "run/report.json").read_text())
     recipe = parse_recipe(yaml.safe_load((learnt / "run/config.yaml").read_text()), SFTRecipe, "config.yaml")
-    old, new = open_base(recipe)[0].weights(), pellucid.load(learnt / "run")[0].weights()
+    old, new = open_policy(recipe.base)[0].weights(), pellucid.load(learnt / "run")[0].weights()
     moved = torch.cat([(new[name] - old[name]).flatten() for name in old]).norm()
     length = torch.cat([weight.flatten() for weight in old.values()]).norm()
     assert report["changes"][-1]["part"] == "all"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pellucid.alignment.policy import open_policy
 from pellucid.alignment.recipe import SFTRecipe
-from pellucid.alignment.sft import described, open_base, read_data
+from pellucid.alignment.sft import described, read_data
 from pellucid.data.examples import IGNORE
 from pellucid.errors import InputError
 from pellucid.training.recipe import parse_recipe
@@ -109,7 +110,7 @@ def test_too_long_is_an_error_or_counted(base: Path, tmp_path: Path) -> None:
     held = {"validation": str(write_lines(tmp_path / "held.jsonl", [long, *about_towns(3)])), "too_long": "drop"}
     asked = recipe(tmp_path, about_towns(8), data=held)
     assert "data 1 longer than the context, of those held out" in described(
-        asked, read_data(asked), open_base(asked)[0]
+        asked, read_data(asked), open_policy(asked.base)[0]
     )
 
 
