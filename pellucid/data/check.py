@@ -6,11 +6,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any
 
 from pellucid.data.documents import KINDS
-from pellucid.data.records import CHANGED, BadRecord, Kind, Record
+from pellucid.data.preferences import messages_of
+from pellucid.data.records import CHANGED, BadRecord, Kind, Record, digest
 from pellucid.data.sources import File, examine
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -61,6 +60,23 @@ class Lengths:
 
 
 @dataclass
+class PairLengths:
+    """How many tokens the two answers of each pair have."""
+
+    chosen: array[int] = field(default_factory=lambda: array("q"))
+    rejected: array[int] = field(default_factory=lambda: array("q"))
+
+    def means(self) -> tuple[float, float]:
+        """Of the chosen and of the rejected answers."""
+        return sum(self.chosen) / len(self.chosen), sum(self.rejected) / len(self.rejected)
+
+    def chosen_longer(self) -> float:
+        """In which part of the pairs the chosen answer is the longer one; equal lengths count half."""
+        wins = sum((c > r) + (c == r) / 2 for c, r in zip(self.chosen, self.rejected, strict=True))
+        return wins / len(self.chosen)
+
+
+@dataclass
 class Check:
     """What `check` found. problems: by reason. duplicates: records equal to an earlier one."""
 
@@ -73,6 +89,7 @@ class Check:
     problems: dict[str, Found] = field(default_factory=dict)
     duplicates: Found = field(default_factory=Found)
     lengths: Lengths = field(default_factory=Lengths)
+    pairs: PairLengths = field(default_factory=PairLengths)
 
     @property
     def records(self) -> int:
@@ -93,7 +110,8 @@ def check(
     """Reads all of `files` and says what they hold, as records of the `wanted` kind if one is named.
 
     tokenizer: counts tokens with it, conversations through its chat template. context: conversations with more tokens
-    are a problem (fine-tuning takes them whole). progress: told now and then how many records have been read.
+    are a problem (fine-tuning takes them whole), and pairs of which an answer has. progress: told now and then how many
+    records have been read.
     """
     files, found, counts = list(files), Check(), Counter[str]()
     found.files = len(files)
@@ -121,34 +139,32 @@ def take_in(record: Record, found: Check) -> None:
     if record.kind == "text":
         found.characters += len(record.content)
         return
-    messages = [
-        message for name in ("messages", "prompt", "chosen", "rejected") for message in record.content.get(name, ())
-    ]
+    messages = messages_of(record.content)
     found.roles.update(message["role"] for message in messages)
     found.characters += sum(len(content) for message in messages if isinstance(content := message.get("content"), str))
 
 
-def digest(record: Record) -> bytes:
-    """Equal for records of equal content (and by chance for a pair among a million once in 4e7 times)."""
-    return blake2b(repr(ordered(record.content)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-def ordered(value: Any) -> Any:
-    """The value without the order of its keys."""
-    if isinstance(value, dict):
-        return sorted((key, ordered(item)) for key, item in value.items())
-    return [ordered(item) for item in value] if isinstance(value, list) else value
-
-
 def count_tokens(record: Record, found: Check, tokenizer: Tokenizer, context: int | None) -> None:
     """Counts the tokens that the record is for training; what cannot be trained on, or not whole, is a problem."""
-    (document,) = KINDS[record.kind].documents([record], tokenizer)
-    if isinstance(document, BadRecord):
-        found.problem(document.reason, str(document))
+    (found_here,) = KINDS[record.kind].documents([record], tokenizer)
+    if isinstance(found_here, BadRecord):
+        found.problem(found_here.reason, str(found_here))
         return
-    tokens = len(document.ids)
-    found.lengths.add(tokens, tokens if document.mask is None else sum(document.mask), record.place)
-    if record.kind == "conversation" and context is not None and tokens > context:
-        sentence = f"{record.place}: {tokens:,} tokens, longer than the context of {context:,}"
-        fix = "expected at most that; raise data.context, or choose data.too_long=drop or cut"
-        found.problem("longer than the context", f"{sentence}; {fix}")
+    documents = found_here if isinstance(found_here, list) else [found_here]
+    said = [len(one.ids) if one.mask is None else sum(one.mask) for one in documents]
+    for document, supervised in zip(documents, said, strict=True):
+        found.lengths.add(len(document.ids), supervised, record.place)
+    if record.kind == "preference":
+        found.pairs.chosen.extend(said[::2])
+        found.pairs.rejected.extend(said[1::2])
+    longest = max(documents, key=lambda document: len(document.ids))
+    tokens = len(longest.ids)
+    if record.kind == "text" or context is None or tokens <= context:
+        return
+    if longest.mask is not None and True not in longest.mask[:context]:
+        sentence = f"{record.place}: what comes before the answer fills the context of {context:,} tokens"
+        found.problem("the prompt alone exceeds the context", f"{sentence}; raise data.context, or remove the record")
+        return
+    sentence = f"{record.place}: {tokens:,} tokens, longer than the context of {context:,}"
+    fix = "expected at most that; raise data.context, or choose data.too_long=drop or cut"
+    found.problem("longer than the context", f"{sentence}; {fix}")

@@ -2,6 +2,7 @@
 
 A text becomes `[bos] tokens <document end>`, all of it learnt from. A conversation becomes what the chat template of
 the model makes of it, and what the assistant says is learnt from, through the token that ends its turn (promise D5).
+A preference becomes documents in twos: the prompt with the better answer, then with the worse one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from pellucid.data.building import Block, Document, block_of
+from pellucid.data.preferences import messages_of, ranked
 from pellucid.data.records import DROPPED, KEPT, BadRecord, Record
 from pellucid.errors import InputError, PellucidError
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -68,6 +70,40 @@ def conversation_documents(records: Iterable[Record], tokenizer: Tokenizer) -> I
             yield BadRecord(record.place, "nothing to learn", f"{sentence} with the role 'assistant'")
 
 
+def pair_documents(records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[list[Document] | BadRecord]:
+    """Preferences as documents, of which the answer to the prompt is learnt from; k answers give all their pairs.
+
+    A `BadRecord` in the place of one that the chat template cannot show, or of whose answers none is better.
+    """
+    for record in records:
+        answers, better = ranked(record.content)
+        made: list[Document | BadRecord] = []
+        for answer in answers:
+            messages = {**record.content, "messages": record.content["prompt"] + answer}
+            made += conversation_documents([Record(record.place, record.kind, record.format, messages)], tokenizer)
+        bad = next((found for found in made if isinstance(found, BadRecord)), None)
+        if bad is not None:
+            yield bad
+            continue
+        tools = record.content.get("tools")
+        prompt = tokenizer.apply_chat_template(record.content["prompt"], tools=tools, add_generation_prompt=True).ids
+        good = [after_prompt(found, prompt) for found in made if isinstance(found, Document)]
+        pairs = [(good[i], good[j]) for i, j in better if good[i].ids != good[j].ids]
+        if pairs and all(any(document.mask or ()) for document in good):
+            yield [answer for pair in pairs for answer in pair]
+        else:
+            sentence = "as the chat template has them, the answers are equal or empty; mend or remove the record"
+            yield BadRecord(record.place, "chosen equals rejected", sentence)
+
+
+def after_prompt(document: Document, prompt: Sequence[int]) -> Document:
+    """The document, of which nothing that belongs to the prompt is learnt from."""
+    same = next((n for n, (a, b) in enumerate(zip(document.ids, prompt, strict=False)) if a != b), len(prompt))
+    assert document.mask is not None
+    mask = [own and place >= same for place, own in enumerate(document.mask)]
+    return document._replace(mask=mask)
+
+
 def with_ends(ids: list[int], mask: list[bool], stops: Sequence[int]) -> tuple[list[int], list[bool]]:
     """The ids and the mask with the token that ends each turn of the assistant.
 
@@ -85,9 +121,9 @@ def with_ends(ids: list[int], mask: list[bool], stops: Sequence[int]) -> tuple[l
 
 
 class Kind(NamedTuple):
-    """How one kind of record is made into documents."""
+    """How one kind of record is made into documents: for each record one or more, or what is wrong with it."""
 
-    documents: Callable[[Iterable[Record], Tokenizer], Iterator[Document | BadRecord]]
+    documents: Callable[[Iterable[Record], Tokenizer], Iterator[Document | list[Document] | BadRecord]]
     masked: bool
     block: int  # characters that a process takes at a time
     worth: int  # characters: with fewer, starting processes takes longer than they save
@@ -96,6 +132,7 @@ class Kind(NamedTuple):
 KINDS = {
     "text": Kind(text_documents, False, 1 << 20, 1 << 25),
     "conversation": Kind(conversation_documents, True, 1 << 16, 1 << 20),
+    "preference": Kind(pair_documents, True, 1 << 16, 1 << 20),
 }
 
 
@@ -171,15 +208,16 @@ def in_batches(records: Iterable[Record], characters: int) -> Iterator[tuple[lis
 def size_of(record: Record) -> int:
     if isinstance(record.content, str):
         return len(record.content)
-    return sum(len(str(message.get("content"))) for message in record.content["messages"])
+    return sum(len(str(message.get("content"))) for message in messages_of(record.content))
 
 
 def encode(records: Sequence[Record], tokenizer: Tokenizer, kind: str, skip_bad: bool) -> Block:
     """The documents of these records. Raises `InputError` for one that cannot be used, unless `skip_bad`."""
-    documents, counts = [], Counter[str]()
+    documents: list[Document] = []
+    counts = Counter[str]()
     for record, document in zip(records, KINDS[kind].documents(records, tokenizer), strict=True):
         if not isinstance(document, BadRecord):
-            documents.append(document)
+            documents += document if isinstance(document, list) else [document]
         elif skip_bad:
             counts[DROPPED + document.reason] += 1
             counts[KEPT + record.format] -= 1  # the reading has counted it so

@@ -7,6 +7,8 @@
 | alpaca | instruction, input?, output, system?, history? | conversation |
 | prompt_completion | prompt, completion: text or messages | conversation |
 | preferences | prompt?, chosen, rejected: text or messages | preference |
+| ranking | prompt, ranked: answers, the best first | preference |
+| scores | prompt, answers, scores: a number for each, higher is better | preference |
 | text | text, or a plain text file | text |
 
 Conversations may have `tools` (a list of JSON schemas, or that as JSON text); other fields are not looked at.
@@ -15,6 +17,7 @@ Conversations may have `tools` (a list of JSON schemas, or that as JSON text); o
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,19 +134,62 @@ def from_preferences(record: Mapping[str, Any], counts: Counter[str]) -> dict[st
     if record.get("system"):
         prompt = [{"role": "system", "content": text_field(record, "system")}, *prompt]
     normal = read_messages(prompt, counts, "message", "prompt")
-    answers = {}
-    for field, messages in (("chosen", chosen), ("rejected", rejected)):
-        read = read_messages(messages, counts, "message", field)
-        read = read[len(normal) :] if read[: len(normal)] == normal else read
-        if not read or read[0]["role"] != "assistant":
-            raise Malformed(
-                "no assistant turn", f"'{field}' does not go on after the prompt with a message by 'assistant'; add it"
-            )
-        check_order([*normal, *read], f" of prompt and {field}")
-        answers[field] = read
+    answers = {
+        field: answer(normal, messages, field, counts)
+        for field, messages in (("chosen", chosen), ("rejected", rejected))
+    }
     if answers["chosen"] == answers["rejected"]:
         raise Malformed("chosen equals rejected", "'chosen' and 'rejected' are equal; remove the record")
     return {"prompt": normal, **answers, **tools_of(record)}
+
+
+def from_ranking(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """k answers, the best first; the scores say no more than that."""
+    answers = record["ranked"]
+    places = range(len(answers), 0, -1) if isinstance(answers, list) else ()
+    return scored(record, answers, "ranked", list(map(float, places)), counts)
+
+
+def from_scores(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """k answers, each with a number; equal numbers say that neither is better."""
+    answers, scores = record["answers"], record["scores"]
+    numbers = isinstance(scores, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in scores
+    )
+    if not numbers or not isinstance(answers, list) or len(scores) != len(answers):
+        raise Malformed("malformed scores", "'scores' does not have a finite number for each of 'answers'; mend it")
+    return scored(record, answers, "answers", list(map(float, scores)), counts)
+
+
+def scored(
+    record: Mapping[str, Any], answers: Any, field: str, scores: list[float], counts: Counter[str]
+) -> dict[str, Any]:
+    """The normal form of k answers: {"prompt", "answers": lists of messages, "scores", "tools"?}."""
+    if not isinstance(answers, list) or len(set(scores)) < 2:
+        raise Malformed(
+            "no ranking", f"'{field}' does not hold two answers of which one is better; give more, or remove the record"
+        )
+    prompt = turns(record, "prompt", "user")
+    if record.get("system"):
+        prompt = [{"role": "system", "content": text_field(record, "system")}, *prompt]
+    normal = read_messages(prompt, counts, "message", "prompt")
+    read = []
+    for number, value in enumerate(answers, 1):
+        messages = value if isinstance(value, list) else [{"role": "assistant", "content": value}]
+        read.append(answer(normal, messages, f"{field} {number}", counts))
+    return {"prompt": normal, "answers": read, "scores": scores, **tools_of(record)}
+
+
+def answer(prompt: list[dict[str, Any]], messages: Any, field: str, counts: Counter[str]) -> list[dict[str, Any]]:
+    """An answer to the prompt, in its normal form, without the prompt where it is repeated."""
+    read = read_messages(messages, counts, f"{field}, message", field)
+    read = read[len(prompt) :] if read[: len(prompt)] == prompt else read
+    if not read or read[0]["role"] != "assistant":
+        raise Malformed(
+            "no assistant turn", f"'{field}' does not go on after the prompt with a message by 'assistant'; add it"
+        )
+    check_order([*prompt, *read], f" of prompt and {field}")
+    return read
 
 
 def turns(record: Mapping[str, Any], field: str, role: str) -> list[Any]:
@@ -169,6 +215,8 @@ def tools_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 FORMATS = (
     Format("preferences", "preference", frozenset({"chosen", "rejected"}), from_preferences),
+    Format("ranking", "preference", frozenset({"prompt", "ranked"}), from_ranking),
+    Format("scores", "preference", frozenset({"prompt", "answers", "scores"}), from_scores),
     Format("messages", "conversation", frozenset({"messages"}), from_messages),
     Format("sharegpt", "conversation", frozenset({"conversations"}), from_sharegpt),
     Format("alpaca", "conversation", frozenset({"instruction", "output"}), from_alpaca),

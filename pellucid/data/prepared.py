@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from pellucid.data.building import SHARD_TOKENS, Say, ShardWriter
 from pellucid.data.documents import KINDS, tokenise
+from pellucid.data.preferences import distinct
+from pellucid.data.records import Kind
 from pellucid.data.shards import VERSION, Shards, open_shards
 from pellucid.data.sources import find_files, read_records
 from pellucid.errors import PellucidError
@@ -24,7 +25,7 @@ def prepared(
     names: Sequence[str | Path],
     tokenizer: Tokenizer,
     folder: str | Path,
-    wanted: Literal["text", "conversation"],
+    wanted: Kind,
     *,
     skip_bad: bool = False,
     workers: int | None = None,
@@ -54,6 +55,8 @@ def prepared(
     size, done = sum(file.path.stat().st_size for file in find_files(names)), 0
     counts: Counter[str] = Counter()
     records = read_records(names, wanted=wanted, skip_bad=skip_bad, counts=counts)
+    if wanted == "preference":
+        records = distinct(records, counts)
     for block, characters in tokenise(
         records, tokenizer, wanted, skip=writer.records, skip_bad=skip_bad, workers=workers
     ):

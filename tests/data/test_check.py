@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid.data.check import Lengths, check, digest
-from pellucid.data.records import Record
+from pellucid.data.check import Lengths, check
+from pellucid.data.records import Record, digest
 from pellucid.data.sources import File
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.tokenizer.train import train_bpe
