@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pellucid.tokenizer.tokenizer import Tokenizer
 
 BLOCK_SIZE = 16  # tokens: small, so that little is wasted
+GPU_BLOCK_SIZE = 64  # what a GPU's kernel reads at once
 MAX_SEQUENCES = 64
 MAX_TOKENS_PER_STEP = 512
 
@@ -50,8 +51,9 @@ MAX_TOKENS_PER_STEP = 512
 class Engine:
     """A model that answers many requests at once. See `step`.
 
-    num_blocks: of the cache; None: as many as all sequences can fill, or half of the free memory holds.
-    max_sequences, max_tokens_per_step: see `Scheduler`. native: see `Runner`.
+    num_blocks: of the cache; None: as many as all sequences can fill, or half of the free memory holds. block_size:
+    tokens of a block; None: 16, and 64 on a GPU.
+    max_sequences, max_tokens_per_step: see `Scheduler`. native, graphs: see `Runner`.
     draft: a smaller model of the same vocabulary, and its tokenizer: it guesses tokens ahead, which are then judged
     together, where that pays (see `drafts`). guesses: so many at most; without a draft model they come from the text
     before; 0: none, or with a draft model `MOST_GUESSES`.
@@ -69,10 +71,11 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         num_blocks: int | None = None,
-        block_size: int = BLOCK_SIZE,
+        block_size: int | None = None,
         max_sequences: int = MAX_SEQUENCES,
         max_tokens_per_step: int = MAX_TOKENS_PER_STEP,
         native: bool = True,
+        graphs: bool = True,
         draft: tuple[Decoder, Tokenizer] | None = None,
         guesses: int = 0,
         deterministic: bool = False,
@@ -80,6 +83,7 @@ class Engine:
         drawn_logprobs: bool = False,
     ):
         context, vocab_size = model.config.max_positions, drawable(model, tokenizer)
+        block_size = block_size or (BLOCK_SIZE if model.device.type == "cpu" else GPU_BLOCK_SIZE)
         if deterministic:
             check_deterministic(model, native)
         if draft is not None:
@@ -96,7 +100,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.adapters, self._adapter = adapter_names(model), active_adapter(model)
         self.vocab_size = model.config.vocab_size
-        self.runner = Runner(model, num_blocks, block_size, native=native, int8_cache=int8_cache)
+        self.runner = Runner(model, num_blocks, block_size, native=native, graphs=graphs, int8_cache=int8_cache)
         self.scheduler = Scheduler(
             BlockPool(num_blocks, block_size), max_tokens_per_step=max_tokens_per_step, max_sequences=max_sequences,
             max_length=context,
