@@ -131,6 +131,7 @@ def examine_kernels() -> dict[str, Any]:
     return {
         "tokenizer": by,
         "native_step": examine_step(),
+        "gpu_step": examine_gpu_step(),
     }
 
 
@@ -154,6 +155,23 @@ def examine_step() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "refused": None,
     }
+
+
+def examine_gpu_step() -> dict[str, Any]:
+    """What computes the steps of a model on a GPU, or why nothing does. graphs: how many sequences a recorded step of
+    answers is made for."""
+    import torch
+
+    from pellucid.inference.gpu_step import BUCKETS
+    from pellucid.operations.paged_attention import NARROWEST, why_not
+
+    refused = "PyTorch sees no CUDA device"
+    if torch.cuda.is_available():
+        reason = why_not(torch.device("cuda"), NARROWEST)
+        if reason is None:
+            return {"attention": "FlexAttention", "graphs": list(BUCKETS), "refused": None}
+        refused = reason
+    return {"attention": None, "graphs": [], "refused": refused}
 
 
 def why_not(precision: Precision, machine: Features) -> dict[str, str]:
@@ -248,6 +266,12 @@ def lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "compiled", f"for {' '.join(step['instructions']) or 'no vector instructions'}, by {step['compiler']}"
     else:
         yield "native step", f"none, PyTorch computes the steps: {step['refused']}"
+    gpu = report["kernels"]["gpu_step"]
+    if gpu["refused"] is None:
+        sizes = ", ".join(map(str, gpu["graphs"]))
+        yield "GPU step", f"{gpu['attention']} over the paged cache; answers as CUDA graphs of {sizes} sequences"
+    else:
+        yield "GPU step", f"none: {gpu['refused']}"
     for name, path in report["models"].items():
         yield f"model {name}", path
     yield "cache", f"{report['folders']['cache']}; of the hub: {report['folders']['hub_cache']}"

