@@ -42,11 +42,42 @@ class ReportRecipe(Section):
     max_tokens: int = Field(64, gt=0)  # an answer
 
 
+class KeepRecipe(Section):
+    """What holds the model to what it knew: see `alignment/keeping.py`."""
+
+    penalty: Literal["l2", "ewc", "fip"]
+    strength: float = Field(gt=0)  # lambda; of fip, how far a step is turned away from what changes old answers
+    data: Paths = ()  # old text, for ewc and fip; none: that of data.replay
+    rows: int = Field(256, gt=0)  # ewc: of the old text, on which the Fisher information is measured
+    directions: int = Field(64, gt=0)  # fip: how many stand for the metric, each as large as all that is trained
+
+    @model_validator(mode="after")
+    def _used(self) -> KeepRecipe:
+        if self.penalty == "l2" and self.data:
+            raise ValueError("penalty = l2 reads no old text: leave out data, or choose ewc or fip")
+        return self
+
+
 class SFTRecipe(Recipe):
     """Supervised fine-tuning of `base` (as for `pellucid.load`), or of an adapter beside it, on conversations."""
 
     base: str
     adapter: AdapterRecipe | None = None
     data: ConversationDataRecipe
+    keep: KeepRecipe | None = None
     optim: FineTuningOptimRecipe = FineTuningOptimRecipe()
     report: ReportRecipe = ReportRecipe()
+
+    @model_validator(mode="after")
+    def _has_old_text(self) -> SFTRecipe:
+        keep = self.keep
+        if keep is None or keep.penalty == "l2":
+            return self
+        if not keep.data and self.data.replay is None:
+            raise ValueError(f"keep.penalty = {keep.penalty} reads old text: give it as keep.data, or as data.replay")
+        if keep.penalty == "ewc" and self.adapter is not None:
+            raise ValueError(
+                "keep.penalty = ewc weighs how much each weight matters at the start, where half of an adapter's do "
+                "nothing: choose l2 or fip, or leave out adapter"
+            )
+        return self

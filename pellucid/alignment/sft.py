@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from pellucid.alignment.before_after import Comparison, Question, answer, compare, question_of, write_report
+from pellucid.alignment.keeping import hold
 from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.templates import with_template
@@ -90,6 +91,9 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
         checkpoint, validation=data.validation, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
         saved=saved_adapter(model, tokenizer, recipe.base, recipe.adapter),
     )  # fmt: skip
+    if recipe.keep is not None:
+        say(f"keep {recipe.keep.penalty}, of strength {recipe.keep.strength:g}")
+        hold(trainer, recipe.keep, data.old)
     return trainer.train()
 
 
@@ -97,13 +101,14 @@ def _train(recipe: SFTRecipe, data: FineTuningData, run: RunFolder | None, ranks
 class FineTuningData:
     """What a run reads. conversations: those of `rows`, without replayed text. tokenizer: it has a chat template.
 
-    questions: to ask the model before and after. counts: of records, by what became of them. content: a digest of what
-    rows are made from.
+    old: of text that is not to be forgotten, for `keep`. questions: to ask the model before and after. counts: of
+    records, by what became of them. content: a digest of what all rows are made from.
     """
 
     tokenizer: Tokenizer
     conversations: Whole
     rows: Rows
+    old: Rows | None
     validation: Whole | None
     questions: tuple[Question, ...]
     counts: Counter[str]
@@ -141,11 +146,14 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
     conversations = whole(train)
     rows: Rows = conversations
     content = train.content
-    replay = recipe.data.replay
+    replay, keep, old = recipe.data.replay, recipe.keep, None
     if replay is not None:
-        text = Stream(shards("replay", replay.data, base.tokenizer, "text"), context, recipe.seed)
-        rows = Mixture(conversations, text, replay.fraction)
-        content += text.shards.content
+        old = Stream(shards("replay", replay.data, base.tokenizer, "text"), context, recipe.seed)
+        rows = Mixture(conversations, old, replay.fraction)
+        content += old.shards.content
+    if keep is not None and keep.data:
+        old = Stream(shards("keep", keep.data, base.tokenizer, "text"), context, recipe.seed)
+        content += old.shards.content
     own = prompts(recipe, tokenizer, longest)
     drawn = questions_of(held or train, tokenizer, recipe.report.questions, context)
     questions = tuple({question.ids: question for question in (*own, *drawn)}.values())  # none twice
@@ -153,6 +161,7 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
         tokenizer,
         conversations,
         rows,
+        old,
         whole(held) if held is not None else None,
         questions[: max(recipe.report.questions, len(recipe.report.prompts))],
         counts + conversations.counts,
