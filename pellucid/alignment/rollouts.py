@@ -17,6 +17,7 @@ from torch import Tensor
 from pellucid.errors import PellucidError
 from pellucid.inference.engine import MAX_SEQUENCES, Engine
 from pellucid.inference.events import Event
+from pellucid.inference.generate import drawable
 from pellucid.inference.params import SamplingParams
 from pellucid.layers.lora import LoRALinear, widened
 from pellucid.layers.nf4 import NF4Linear
@@ -62,6 +63,7 @@ class Rollouts:
         native: bool = True,
     ) -> None:
         self.policy = policy
+        self.drawable = drawable(policy, tokenizer)  # how many tokens of the vocabulary can be drawn
         with torch.device("meta"):
             self.copy = Decoder(policy.config)
         self.copy.to(dtype or policy.dtype).to_empty(device=policy.device).requires_grad_(False).eval()

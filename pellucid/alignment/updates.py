@@ -1,0 +1,65 @@
+"""Several updates on one set of answers: what is computed once before them, their parts, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.alignment.drawn_rows import DrawnRows
+from pellucid.data.order import permutation
+from pellucid.models.decoder import Decoder
+from pellucid.training.loop import Trainer
+from pellucid.training.step import Gradient, Measured
+
+Each = Callable[[Decoder, DrawnRows], Tensor]  # what a model says of each token of some rows that was drawn, (N,)
+
+
+def mixed(trainer: Trainer) -> AbstractContextManager[object]:
+    """Products in the type that the run has chosen."""
+    setting = trainer.setting
+    return torch.autocast(setting.device.type, setting.autocast, enabled=setting.autocast is not None)
+
+
+@torch.no_grad()
+def known_before(trainer: Trainer, model: Decoder, rows: DrawnRows, each: Each) -> Tensor:
+    """What `each` gives at the weights before the updates, (B, T), 0 where nothing was drawn."""
+    found = torch.zeros(rows.tokens.shape, device=rows.tokens.device)
+    parts = rows.split(trainer.recipe.train.micro_batch or len(rows.tokens))
+    with mixed(trainer):
+        found[rows.learnt] = torch.cat([each(model, part).float() for part in parts])
+    return found
+
+
+def minibatches(
+    rows: DrawnRows | None, parts: int, *key: int | str
+) -> Iterator[tuple[DrawnRows | None, Sequence[int]]]:
+    """Some of the rows at a time, `parts` times, in an order drawn from `key`; None where there are fewer rows."""
+    if rows is None or parts == 1:
+        yield from [(rows, ())] * parts
+        return
+    B = len(rows.tokens)
+    order = permutation(B, "minibatches", *key)(np.arange(B))
+    for part in np.array_split(order, parts):
+        yield (rows.take(part.tolist()) if len(part) else None), part.tolist()
+
+
+def summed(total: Tensor, each: Mapping[str, Tensor]) -> Measured:
+    """The loss, and sums over drawn tokens, (N,) each, with their number."""
+    sums = {name: values.detach().float().sum() for name, values in each.items()}
+    count = len(next(iter(each.values())))
+    return Measured(total, {"tokens": total.new_tensor(float(count)), **sums})
+
+
+def averaged(gradients: Sequence[Gradient]) -> dict[str, float]:
+    """The means over drawn tokens, and then over updates. The trainer's sums were divided by units, among them
+    `tokens`, the number of tokens."""
+    found: dict[str, float] = {}
+    for name in gradients[0].measures:
+        if name != "tokens":
+            means = [one.measures[name] / max(one.measures["tokens"], 1e-9) for one in gradients]
+            found[name] = float(np.mean(means))
+    return found
