@@ -1,4 +1,4 @@
-"""A constitution: the principles by which a model criticises, revises and judges answers (Bai et al. 2022, sections 3, 4).
+"""A constitution: principles by which a model criticises, revises and judges answers (Bai et al. 2022).
 
 name: Short answers
 principles:
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
 
 from pellucid.data.order import random_number
 from pellucid.data.tinyworld.harm import Harm

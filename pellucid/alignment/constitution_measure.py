@@ -1,0 +1,114 @@
+"""Help and harm of a model, before and after each phase.
+
+In a TinyWorld both are counted, to the letter. Elsewhere nobody knows the truth, and the judge is asked how likely the
+model's answer is better than the base's to the same prompt: 50% for the base itself, and only as good as the judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pellucid.alignment.candidates import Prompt
+from pellucid.alignment.constitution import Constitution
+from pellucid.alignment.constitution_files import MEASURED, read_lines, write_lines
+from pellucid.alignment.critique import Judge, Pair
+from pellucid.alignment.world_rules import prompts_of, question_of
+from pellucid.checkpoints.atomic import atomic_file
+from pellucid.data.tinyworld import SPLITS, TinyWorld
+from pellucid.data.tinyworld.harm import HARMS, Verdict, tempting, verdict
+
+TEMPTING = "tempting"
+HARMFUL = "does harm where it is asked to"
+BETTER = {
+    "red team": "harmless: preferred over the base's answer",
+    "helpful": "helpful: preferred over the base's answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A share, between 0 and 1, of or over `of` answers."""
+
+    what: str
+    share: float
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} of {self.of}" if self.of else "none asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt that is only measured on, and the group that it belongs to."""
+
+    group: str
+    prompt: Prompt
+
+
+def world_asks(world: TinyWorld) -> list[Asked]:
+    """Of a world: what tempts, about people of whom no conversation was; and what the texts tell of both splits."""
+    tempted = [Asked(TEMPTING, prompt) for prompt in prompts_of(tempting(world, SPLITS[1]))]
+    return tempted + [Asked(people, prompt) for people in SPLITS for prompt in prompts_of(world.questions(people))]
+
+
+def count(asked: Sequence[Asked], answers: Sequence[str]) -> Iterator[Measure]:
+    """Help and harm in a world, counted."""
+    found: dict[str, list[Verdict]] = {}
+    for one, answer in zip(asked, answers, strict=True):
+        found.setdefault(one.group, []).append(verdict(question_of(one.prompt), answer))
+    tempted = found.pop(TEMPTING, [])
+    yield share(HARMFUL, [one.harm is not None for one in tempted])
+    for harm in HARMS:
+        yield share(f"  {harm}", [one.harm == harm for one in tempted])
+    for people, verdicts in found.items():
+        yield share(f"helps where it can: {people} people", [one.reception == "helpful" for one in verdicts])
+        yield share(f"  refuses instead: {people} people", [one.reception == "refusing" for one in verdicts])
+
+
+def compare(
+    asked: Sequence[Asked], answers: Sequence[str], base: Sequence[str], judge: Judge, constitution: Constitution
+) -> Iterator[Measure]:
+    """How likely the judge takes each answer to be better than the base's, by a principle drawn for each prompt."""
+    pairs = [
+        Pair(one.prompt, answer, before, next(constitution.drawn(1, "measure", number)))
+        for number, (one, answer, before) in enumerate(zip(asked, answers, base, strict=True))
+    ]
+    different = [pair for pair in pairs if pair.first != pair.second]
+    judged = iter(judge(different))
+    chances = [next(judged).probability if pair.first != pair.second else 0.5 for pair in pairs]
+    for group, what in BETTER.items():
+        own = [chance for one, chance in zip(asked, chances, strict=True) if one.group == group]
+        yield share(what, own)
+
+
+def share(what: str, values: Sequence[float]) -> Measure:
+    return Measure(what, sum(values) / max(1, len(values)), len(values))
+
+
+def save(folder: Path, name: str, asked: Sequence[Asked], answers: Sequence[str], found: Sequence[Measure]) -> None:
+    """`measured/NAME.jsonl`, the answers, and then `measured/NAME.json`, which says that it is done."""
+    records: list[dict[str, Any]] = [
+        {"group": one.group, "prompt": list(one.prompt.messages), "answer": answer, **seen(one.prompt, answer)}
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    write_lines(folder / MEASURED / f"{name}.jsonl", records)
+    with atomic_file(folder / MEASURED / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
+
+
+def seen(prompt: Prompt, answer: str) -> dict[str, Any]:
+    return asdict(verdict(question_of(prompt), answer)) if "question" in prompt.columns else {}
+
+
+def saved(folder: Path, name: str) -> list[Measure] | None:
+    """What was measured of the model `name`, if it was."""
+    file = folder / MEASURED / f"{name}.json"
+    return [Measure(**one) for one in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else None
+
+
+def saved_answers(folder: Path, name: str) -> list[str]:
+    return [record["answer"] for record in read_lines(folder / MEASURED / f"{name}.jsonl")]

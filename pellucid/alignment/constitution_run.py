@@ -1,0 +1,327 @@
+"""Constitutional AI, both phases (Bai et al. 2022, "Constitutional AI: Harmlessness from AI Feedback").
+
+Phase 1, supervised (section 3): the model answers prompts that tempt it to do harm, criticises and revises its answers
+by principles drawn from the constitution, and is fine-tuned on the last revisions, and on its own answers to harmless
+prompts so that it stays helpful.
+Phase 2, from AI feedback (section 4): the model of phase 1 answers twice, a judge prefers one of the two by a
+principle, and the model learns from these preferences; here with DPO (Rafailov et al. 2023), where the paper trains a
+preference model and then a policy.
+
+Left out: examples that show the model how to criticise, reasoning before the letter, soft targets of the preferences.
+Every stage has its folder, and one that is done is not made again: see `constitution_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pellucid.alignment import constitution_measure as measuring
+from pellucid.alignment import world_rules
+from pellucid.alignment.candidates import Prompt, read_prompts
+from pellucid.alignment.constitution import BUNDLED, Constitution
+from pellucid.alignment.constitution_files import CRITIQUES, JUDGEMENTS, TRANSCRIPTS, begin, kept, write_lines
+from pellucid.alignment.constitution_measure import Asked, Measure
+from pellucid.alignment.constitution_recipe import ConstitutionRecipe, PromptsRecipe
+from pellucid.alignment.constitution_report import write_report
+from pellucid.alignment.critique import Critic, Draft, Judge, Judgement, Pair, Voice, assistant
+from pellucid.alignment.dpo_recipe import DPORecipe
+from pellucid.alignment.recipe import SFTRecipe
+from pellucid.alignment.sft import fine_tune
+from pellucid.checkpoints.load import load
+from pellucid.checkpoints.source import FINAL
+from pellucid.data.order import permutation, random_number
+from pellucid.data.tinyworld import SPLITS, TinyWorld
+from pellucid.data.tinyworld.harm import obeying, tempting
+from pellucid.errors import InputError, PellucidError, did_you_mean
+from pellucid.operations.hardware import best_precision, use_best_threads
+from pellucid.training.loop import Outcome
+
+Say = Callable[[str], None]
+RED_TEAM, HELPFUL = "red team", "helpful"
+OBEYING, BASE, SFT, DPO = "obeying", "base", "sft", "dpo"  # the models, and the folders of those that are trained
+SEEDS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """measured: of the models that there are, by name ("base", "sft", "dpo"). signal: what stopped the run, if anything
+    did; the same command goes on then."""
+
+    measured: dict[str, list[Measure]]
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the model is asked: to learn from, and only to be measured on."""
+
+    red_team: list[Prompt]
+    helpful: list[Prompt]
+    held_out: list[Asked]
+
+
+def constitute(recipe: ConstitutionRecipe, *, say: Say = print) -> Ended:
+    """Runs the recipe, or goes on with it where its run folder has got to. say: is told what is done, a line each.
+
+    Raises `InputError` for what is wrong with the recipe, the constitution or the prompts, before anything is trained.
+    """
+    path, constitution, held = begin(recipe)
+    try:
+        run = Run(recipe, path, constitution, prompts_of(recipe), say)
+        ended = run.through()
+        write_report(path)
+        return ended
+    finally:
+        held.close()
+
+
+def prompts_of(recipe: ConstitutionRecipe) -> Prompts:
+    """The recipe's prompts. Raises `InputError` for a file that cannot be read, or holds too few to part."""
+    if recipe.world is not None:
+        world, times = TinyWorld(recipe.world.seed, recipe.world.people), range(recipe.world.times)
+        tempted = [one for seed in times for one in tempting(world, SPLITS[0], seed)]
+        told = [one for seed in times for one in world.questions(SPLITS[0], seed)]
+        return Prompts(world_rules.prompts_of(tempted), world_rules.prompts_of(told), measuring.world_asks(world))
+    given = recipe.prompts or PromptsRecipe()
+    red, held_red = parted(given.red_team, given.held_out, recipe.seed)
+    helpful, held_helpful = parted(given.helpful, given.held_out, recipe.seed)
+    held = [(RED_TEAM, one) for one in held_red] + [(HELPFUL, one) for one in held_helpful]
+    return Prompts(red, helpful, [Asked(group, one) for group, one in held])
+
+
+def parted(names: Sequence[str], fraction: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to learn from and those held out, in a random order."""
+    found = [prompt for name in names for prompt in read_prompts(bundled_prompts(name))]
+    if len(found) < 2:
+        raise InputError(f"{', '.join(names)}: there are {len(found)} prompts; give two at least, one to be held out")
+    order = permutation(len(found), "prompts", seed)(np.arange(len(found)))
+    held = min(max(1, round(fraction * len(found))), len(found) - 1)
+    mixed = [found[place] for place in order]
+    return mixed[held:], mixed[:held]
+
+
+def bundled_prompts(name: str) -> str:
+    """The path of prompts that come with the package, as bundled:red-team; any other name as it is."""
+    if not name.startswith("bundled:"):
+        return name
+    known = sorted(path.stem for path in BUNDLED.glob("*.jsonl"))
+    short = name.removeprefix("bundled:")
+    if short not in known:
+        raise InputError(
+            f"{name}: no such prompts are bundled{did_you_mean(short, known) or '; there are ' + ', '.join(known)}"
+        )
+    return str(BUNDLED / f"{short}.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run under way in the folder `path`."""
+
+    recipe: ConstitutionRecipe
+    path: Path
+    constitution: Constitution
+    prompts: Prompts
+    say: Say
+
+    def through(self) -> Ended:
+        """All stages, or those that are left."""
+        recipe, base = self.recipe, self.recipe.base
+        if recipe.world is not None and recipe.world.obeying is not None:
+            folder = self.path / OBEYING
+            data = folder.with_name(f"{OBEYING}.jsonl")
+            if not data.is_file():
+                write_lines(data, list(obeying(TinyWorld(recipe.world.seed, recipe.world.people), recipe.seed)))
+            tuning = recipe.stage(OBEYING, SFTRecipe, recipe.world.obeying, base, str(data))
+            if signal := self.trained(OBEYING, lambda: fine_tune(tuning, say=self.say)[0]):
+                return Ended({}, signal)
+            base = str(folder)
+        found = {BASE: self.measure(BASE, base, base)}
+        tuning = recipe.stage(SFT, SFTRecipe, recipe.sft, base, str(self.revise(base)))
+        if signal := self.trained(SFT, lambda: fine_tune(tuning, say=self.say)[0]):
+            return Ended(found, signal)
+        tuned = str(self.path / SFT)
+        found[SFT] = self.measure(SFT, tuned, base)
+        from pellucid.alignment.dpo import prefer
+
+        learning = recipe.stage(DPO, DPORecipe, recipe.dpo, tuned, str(self.prefer(tuned, base)))
+        if signal := self.trained(DPO, lambda: prefer(learning, say=self.say)[0]):
+            return Ended(found, signal)
+        found[DPO] = self.measure(DPO, str(self.path / DPO), base)
+        return Ended(found)
+
+    def trained(self, name: str, train: Callable[[], Outcome]) -> int | None:
+        """Trains a stage that is not done yet; the signal that stopped it, if one did."""
+        if (self.path / name / FINAL).is_dir():
+            return None
+        self.say(f"{name}: training")
+        return train().signal
+
+    def voice(self, name: str, *, greedy: bool = False) -> Voice:
+        """A model to be asked; greedy: it takes the most likely token at every step."""
+        use_best_threads()
+        answers = self.recipe.answers
+        model, tokenizer = load(name, dtype=best_precision(self.recipe.precision).name)
+        return Voice(model, tokenizer, answers.max_tokens, 0.0 if greedy else answers.temperature, answers.together)
+
+    def seed(self, *about: str | int) -> int:
+        return random_number(SEEDS, "constitution", self.recipe.seed, *about)
+
+    # Phase 1
+
+    def revise(self, base: str) -> Path:
+        """Answers of `base`, criticised and revised, and its answers to harmless prompts: conversations to learn."""
+        folder = self.path / CRITIQUES
+        file = folder / "conversations.jsonl"
+        if file.is_file():
+            return file
+        voice = self.voice(base)
+        if not self.recipe.rules_criticise:
+            voice.check_room(self.prompts.red_team, self.constitution, judging=False)
+        critic: Critic = world_rules.criticise if self.recipe.rules_criticise else voice.critique
+
+        def revised(prompts: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
+            return self.revised(prompts, start, voice, critic)
+
+        def answered(prompts: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
+            seeds = [self.seed("helpful", start + place) for place in range(len(prompts))]
+            said = voice.say([prompt.messages for prompt in prompts], seeds)
+            yield from ({"prompt": list(p.messages), "answer": text} for p, text in zip(prompts, said, strict=True))
+
+        together = self.recipe.answers.together
+        transcripts = kept(
+            folder / TRANSCRIPTS, self.prompts.red_team, revised, together, self.tell("answers, critiques, revisions")
+        )
+        helpful = kept(folder / "helpful.jsonl", self.prompts.helpful, answered, together, self.tell("helpful answers"))
+        said = [(one["prompt"], one["revised"]) for one in transcripts]
+        said += [(one["prompt"], one["answer"]) for one in helpful]
+        records = [{"messages": [*prompt, assistant(text)]} for prompt, text in said if text]
+        self.say(
+            f"{CRITIQUES}: {len(records):,} conversations to learn from, {len(said) - len(records):,} empty ones left "
+            "out"
+        )
+        return write_lines(file, records)
+
+    def revised(self, prompts: Sequence[Prompt], start: int, voice: Voice, critic: Critic) -> Iterator[dict[str, Any]]:
+        """The transcript of each prompt: its first answer, the rounds, and what came of it."""
+        numbers = range(start, start + len(prompts))
+        first = voice.say([prompt.messages for prompt in prompts], [self.seed("answer", number) for number in numbers])
+        now, rounds = list(first), [[] for _ in prompts]  # type: tuple[list[str], list[list[dict[str, str]]]]
+        drawn = [list(self.constitution.drawn(self.recipe.rounds, self.recipe.seed, number)) for number in numbers]
+        for turn in range(self.recipe.rounds):
+            drafts = [
+                Draft(prompt, now[place], drawn[place][turn], self.seed("round", turn, numbers[place]))
+                for place, prompt in enumerate(prompts)
+            ]
+            for place, revision in enumerate(critic(drafts)):
+                now[place] = revision.answer or now[place]  # one that revises to nothing has not revised
+                rounds[place].append(
+                    {"principle": drawn[place][turn].name, "critique": revision.critique, "revision": now[place]}
+                )
+        for place, prompt in enumerate(prompts):
+            yield {
+                "prompt": list(prompt.messages), **prompt.columns, "answer": first[place], "rounds": rounds[place],
+                "revised": now[place],
+            }  # fmt: skip
+
+    # Phase 2
+
+    def prefer(self, tuned: str, base: str) -> Path:
+        """Pairs of answers of `tuned`, judged: preferences to learn from."""
+        folder = self.path / JUDGEMENTS
+        file = folder / "preferences.jsonl"
+        if file.is_file():
+            return file
+        voice = self.voice(tuned)
+        judge = self.judge(base)
+        prompts = [*self.prompts.red_team, *self.prompts.helpful]
+
+        def judged(some: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
+            return self.judged(some, start, voice, judge)
+
+        records = kept(folder / TRANSCRIPTS, prompts, judged, self.recipe.answers.together, self.tell("judgements"))
+        pairs = [preference(record) for record in records if record["probability"] is not None]
+        decided = [pair for pair in pairs if pair is not None]
+        alike = len(records) - len(pairs)
+        self.say(
+            f"{JUDGEMENTS}: {len(decided):,} preferences; {alike:,} prompts without two different answers, "
+            f"{len(pairs) - len(decided):,} without a preference"
+        )
+        if not decided:
+            raise PellucidError(
+                f"the judge preferred no answer to another in {len(records)} prompts: give more prompts, a larger "
+                "draws, or a higher answers.temperature"
+            )
+        return write_lines(file, decided)
+
+    def judge(self, base: str) -> Judge:
+        """Who judges. The base itself, so that all models are judged by the same one."""
+        if self.recipe.rules_judge:
+            return world_rules.judge
+        voice = self.voice(base, greedy=True)
+        voice.check_room([*self.prompts.red_team, *self.prompts.helpful], self.constitution, judging=True)
+        return voice.judge
+
+    def judged(self, prompts: Sequence[Prompt], start: int, voice: Voice, judge: Judge) -> Iterator[dict[str, Any]]:
+        """The transcript of each prompt: two answers that differ, and how likely the first is better by a principle."""
+        draws = self.recipe.draws
+        chats = [prompt.messages for prompt in prompts for _ in range(draws)]
+        seeds = [self.seed("draw", start + place, draw) for place in range(len(prompts)) for draw in range(draws)]
+        said = voice.say(chats, seeds)
+        drawn = [list(dict.fromkeys(filter(None, said[at : at + draws]))) for at in range(0, len(said), draws)]
+        principles = [
+            next(self.constitution.drawn(1, self.recipe.seed, "judge", start + place)) for place in range(len(prompts))
+        ]
+        found = iter(
+            judge(
+                [
+                    Pair(prompt, answers[0], answers[1], principle)
+                    for prompt, answers, principle in zip(prompts, drawn, principles, strict=True)
+                    if len(answers) > 1
+                ]
+            )
+        )
+        for prompt, answers, principle in zip(prompts, drawn, principles, strict=True):
+            record = {
+                "prompt": list(prompt.messages),
+                **prompt.columns,
+                "answers": answers[:2],
+                "principle": principle.name,
+            }
+            yield {**record, **(as_record(next(found)) if len(answers) > 1 else {"probability": None})}
+
+    def measure(self, name: str, model: str, base: str) -> list[Measure]:
+        """Help and harm of a model, measured or remembered."""
+        found = measuring.saved(self.path, name)
+        if found is None:
+            self.say(f"measuring {name}: {len(self.prompts.held_out):,} prompts that nothing is learnt from")
+            asked = self.prompts.held_out
+            said = self.voice(model, greedy=True).say([one.prompt.messages for one in asked], [0] * len(asked))
+            if self.recipe.world is not None:
+                found = list(measuring.count(asked, said))
+            else:
+                before = said if name == BASE else measuring.saved_answers(self.path, BASE)
+                found = list(measuring.compare(asked, said, before, self.judge(base), self.constitution))
+            measuring.save(self.path, name, asked, said, found)
+        return found
+
+    def tell(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, of: self.say(f"{what}: {done:,} of {of:,}")
+
+
+def as_record(judgement: Judgement) -> dict[str, Any]:
+    """As a transcript has it."""
+    return {"probability": judgement.probability, "swayed": judgement.swayed, **asdict(judgement)}
+
+
+def preference(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A judged pair as a preference; None where neither is preferred."""
+    first, second = record["answers"]
+    if record["probability"] == 0.5:
+        return None
+    better, worse = (first, second) if record["probability"] > 0.5 else (second, first)
+    return {"prompt": record["prompt"], "chosen": [assistant(better)], "rejected": [assistant(worse)]}
