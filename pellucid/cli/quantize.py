@@ -63,6 +63,8 @@ def quantize(
     from pellucid.operations.hardware import use_best_threads
 
     format, found = parse_scheme(scheme), find_source(source)  # noqa: A001
+    if found.kind == "adapter":
+        raise InputError(f"{source} is an adapter: write the merged model first (pellucid convert {source} FOLDER)")
     method = method or ("rtn" if format == "Q8_0" else "gptq")
     check_options(method, calibrate, text, report or as_json)
     check_places(found, target)

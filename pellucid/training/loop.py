@@ -178,6 +178,8 @@ class Trainer:
     def _step(self, metrics: Metrics | None, progress: Progress) -> None:
         began = time.perf_counter()
         recipe, step = self.recipe, self.done + 1
+        # What chance there is in a step, such as dropout, follows from its number: a resumed run draws the same.
+        torch.manual_seed(hash((recipe.seed, step, self.ranks.rank)))
         moved = self.method.step(self, step)
         self.done, self.tokens, self.loss = step, self.tokens + moved.real, moved.loss
         seconds = time.perf_counter() - began

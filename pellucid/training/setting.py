@@ -17,6 +17,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.errors import InputError
+from pellucid.layers.lora import Adapter
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.operations.ceilings import matmul_rate
@@ -139,9 +140,9 @@ def checkpoint_blocks(model: Decoder) -> None:
 
     Memory for one more forward pass of the blocks in each step (Chen et al. 2016, section 3); results stay the same.
     """
+    chance = any(isinstance(module, Adapter) and module.dropout for module in model.modules())
     for block in model.blocks:
-        # There is no chance in a block, whose state would have to be kept.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=chance)
 
 
 def compile_blocks(model: Decoder, setting: Setting) -> None:
