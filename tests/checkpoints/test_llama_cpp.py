@@ -161,6 +161,5 @@ def test_every_family_goes_on_as_we_do(name: str, tmp_path: Path) -> None:
             tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), dim=1)
     ours = b"".join(map(tokenizer.token_bytes, tokens[0, -8:].tolist()))
     assert len(set(ours)) > 2
-    assert their_continuation(tmp_path / "m.gguf", prompt, 8) == ours.replace(b"\0", b"").rstrip(
-        b"\n"
-    )  # C prints no NUL
+    # They are asked for more tokens, since the end of what they print may be cut off; C prints no NUL.
+    assert their_continuation(tmp_path / "m.gguf", prompt, 16).startswith(ours.replace(b"\0", b"").rstrip(b"\n"))
