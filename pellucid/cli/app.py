@@ -18,6 +18,7 @@ import typer
 from pellucid.cli import (
     bench,
     chat,
+    constitution,
     convert,
     data,
     demo,
@@ -76,6 +77,7 @@ app.command(rich_help_panel=START)(chat.chat)
 app.command(rich_help_panel=START)(doctor.doctor)
 app.command(rich_help_panel=MAKE)(pretrain.pretrain)
 app.command(rich_help_panel=MAKE)(sft.sft)
+app.command(rich_help_panel=MAKE)(constitution.constitution)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)
 app.command(rich_help_panel=LOOK)(serve.serve)
