@@ -37,28 +37,20 @@ Int8Cache = Annotated[
 ]
 
 
-def open_model(
-    name: str,
-    dtype: str,
-    timeline: Timeline,
-    quantize: str | None = None,
-    adapters: Mapping[str, str] | None = None,
-) -> tuple[Decoder, Tokenizer]:
+def open_model(name: str, dtype: str, timeline: Timeline, quantize: str | None = None) -> tuple[Decoder, Tokenizer]:
     """Load a model in the precision that is asked for or fastest here, and say on stderr which that is, and why.
 
-    quantize: as for `checkpoints.load.to_run`. adapters: as for `LLM`.
+    quantize: as for `checkpoints.load.to_run`.
     """
     from pellucid.checkpoints.assemble import STORED, parse_quantize
     from pellucid.checkpoints.load import load, to_run
     from pellucid.checkpoints.source import find_source
     from pellucid.inference import engine, output  # noqa: F401 (so that the import of the rest is timed here too)
-    from pellucid.inference.llm import add_adapters
     from pellucid.operations import step
     from pellucid.operations.hardware import best_precision, use_best_threads
 
     timeline.end("imports")
-    for one in (name, *(adapters or {}).values()):
-        find_source(one)  # a wrong name is said before anything is measured
+    find_source(name)  # a wrong name is said before anything is measured
     parse_quantize(quantize)
     step.library()
     timeline.end("native code")
@@ -66,7 +58,6 @@ def open_model(
     timeline.end("precision")
     how = to_run(quantize, dtype)
     model, tokenizer = load(name, dtype=precision.name, quantize=how)
-    add_adapters(model, adapters or {})
     timeline.end("load")
     note(f"{name}: {weights_line(model, as_stored=how == STORED)}; {precision.reason}; {threads.count} threads")
     return model, tokenizer
@@ -93,11 +84,16 @@ def open_engine(
 ) -> Engine:
     """The engine of a model, and a line on stderr that says what computes its steps. draft: the name of its draft
     model; adapters: as for `LLM`; options: see `Engine`."""
-    if draft is not None:
-        from pellucid.checkpoints.source import find_source
+    from pellucid.checkpoints.source import find_source
 
-        find_source(draft)  # a wrong name is said before the model is loaded
-    model, tokenizer = open_model(name, dtype, timeline, quantize, adapters)
+    for other in [*([] if draft is None else [draft]), *(adapters or {}).values()]:
+        find_source(other)  # a wrong name is said before the model is loaded
+    model, tokenizer = open_model(name, dtype, timeline, quantize)
+    if adapters:
+        from pellucid.inference.llm import add_adapters
+
+        add_adapters(model, adapters)
+        note(f"adapters: {', '.join(adapters)}")
     guesser = None
     if draft is not None:
         guesser = open_model(draft, dtype, timeline)

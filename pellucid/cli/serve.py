@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,6 +58,13 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that answers may take to end at SIGTERM.", rich_help_panel=LIMITS)
     ] = 30,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="An adapter (a PEFT folder), and the model name by which clients ask for it; may be given again.",
+        ),
+    ] = None,
     draft: Annotated[
         str | None,
         typer.Option(help="A smaller model of the same vocabulary, which guesses ahead where that is faster."),
@@ -90,6 +97,7 @@ def serve(
     resolve(
         flags=sampling.values, preset_name=sampling.preset
     )  # what is asked wrongly is said before the model is loaded
+    adapters = named_folders(adapter or ())
     timeline: Timeline = context.obj
     with listen(host, port) as listening:
         engine = open_engine(
@@ -98,6 +106,7 @@ def serve(
             timeline,
             quantize=quantize,
             draft=draft,
+            adapters=adapters,
             guesses=guesses,
             deterministic=deterministic,
             int8_cache=int8_cache,
@@ -121,7 +130,8 @@ def serve(
         url = url_of(listening)
         timeline.end("server")
         running.note(timeline.line())
-        running.note(f"serving {settings.name!r} at {url}/v1 ({url}/docs shows what can be asked); Ctrl-C ends")
+        names = ", ".join(map(repr, app.state.service.models))
+        running.note(f"serving {names} at {url}/v1 ({url}/docs shows what can be asked); Ctrl-C ends")
         if not settings.keys and not is_loopback(listening.getsockname()[0]):
             running.note("anyone who reaches this address may ask: --api-key lets in only who has a key")
 
@@ -130,6 +140,19 @@ def serve(
                 running.note(line)
 
         server(app, drain, at_end).run(sockets=[listening])
+
+
+def named_folders(given: Sequence[str]) -> dict[str, str]:
+    """NAME=FOLDER, of adapters -> folders by name. Raises `InputError` where one lacks, or a name comes twice."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, folder = one.partition("=")
+        if not name or not folder:
+            raise InputError(f"--adapter {one!r}: give a name and a folder, as in --adapter poet=runs/poet/final")
+        if name in found:
+            raise InputError(f"--adapter {one!r}: there is a {name!r} already: give it another name")
+        found[name] = folder
+    return found
 
 
 def account(stats: Mapping[str, float]) -> Iterator[str]:

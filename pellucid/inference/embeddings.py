@@ -13,14 +13,17 @@ from torch import Tensor
 
 from pellucid.layers.batch import Batch
 from pellucid.layers.cache import KVCache
+from pellucid.models.adapters import adapter_on
 from pellucid.models.decoder import Decoder
 
 PIECE = 256  # tokens that are computed at once, and for as long as they take whoever else uses the model waits
 
 
 # v = m / |m|,  m = 1/N sum_i h_i,  h_i: after the final norm   (Reimers and Gurevych 2019, "Sentence-BERT", section 3)
-def mean_pooled(model: Decoder, texts: Sequence[Sequence[int]], piece: int = PIECE) -> Generator[None, None, Tensor]:
-    """The vectors of texts of token ids, none of them empty: (texts, E), float32.
+def mean_pooled(
+    model: Decoder, texts: Sequence[Sequence[int]], piece: int = PIECE, *, adapter: str | None = None
+) -> Generator[None, None, Tensor]:
+    """The vectors of texts of token ids, none of them empty: (texts, E), float32. adapter: whose, or the base's.
 
     Stops before each piece of the work, so that whoever drives it can do something else between.
     """
@@ -28,14 +31,16 @@ def mean_pooled(model: Decoder, texts: Sequence[Sequence[int]], piece: int = PIE
     for together in _together(texts, piece):
         if len(together) > 1 or len(together[0]) <= piece:
             yield
-            means += _short(model, together)
+            with adapter_on(model, adapter):
+                means += _short(model, together)
             continue
         [text] = together
         cache = model.new_cache(1, len(text))
         total = torch.zeros(model.config.hidden_size, device=model.device)
         for start in range(0, len(text), piece):
             yield
-            total += _part(model, text[start : start + piece], start, cache)
+            with adapter_on(model, adapter):
+                total += _part(model, text[start : start + piece], start, cache)
         means.append(total / len(text))
     return F.normalize(torch.stack(means), dim=-1)
 

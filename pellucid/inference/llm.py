@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pellucid.checkpoints.adapters import load_adapter
 from pellucid.checkpoints.load import load, to_run
+from pellucid.checkpoints.source import find_source
+from pellucid.errors import InputError
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import one_each, prompt_ids
 from pellucid.inference.output import Output, Outputs
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.presets import resolve
 from pellucid.inference.progress import AnswerBar
+from pellucid.models.adapters import active_adapter, use_adapter
+from pellucid.models.decoder import Decoder
 from pellucid.operations.hardware import best_precision, use_best_threads
 
 Message = dict[str, Any]
@@ -26,6 +31,8 @@ class LLM:
     token, and come faster where most guesses are right.
     quantize: "int8" or "int4" (or "q8_0", "q4_0", "q4_1") rounds the weights. None: weights that lie in blocks of
     integers stay so, unless a dtype is asked for; see `checkpoints.load.to_run`.
+    adapters: names, and the PEFT folders of adapters of this model; each prompt may be answered with one of them. They
+    are computed beside the weights, which all prompts share.
     options: of the `Engine`, such as num_blocks or max_sequences.
     """
 
@@ -36,10 +43,12 @@ class LLM:
         dtype: str = "auto",
         quantize: str | None = None,
         draft: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
         **options: Any,
     ):
         use_best_threads()
         model, self.tokenizer = load(name, dtype=best_precision(dtype).name, quantize=to_run(quantize, dtype))
+        add_adapters(model, adapters or {})
         guesser = None if draft is None else load(draft, dtype=best_precision(dtype).name, quantize=to_run(None, dtype))
         self.engine = Engine(model, self.tokenizer, draft=guesser, **options)
 
@@ -48,11 +57,13 @@ class LLM:
         prompts: str | Sequence[str | Sequence[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | Sequence[str | None] | None = None,
         progress: bool = True,
     ) -> list[Output]:
         """Answers to each prompt: text, or token ids taken as they are.
 
         params: for all, or one for each; None: what the model's generation_config.json says.
+        adapter: the name of the one that answers all, or of each prompt's; None: the model as it was loaded.
         progress: a bar on stderr, at a terminal.
 
         Raises `InputError` for a prompt that cannot be answered, before any is; `PellucidError` where none of the
@@ -60,13 +71,14 @@ class LLM:
         """
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         ids = [prompt_ids(self.tokenizer, one) if isinstance(one, str) else list(one) for one in several]
-        return self._answers(ids, self._each(params, len(ids)), progress, in_chat=False)
+        return self._answers(ids, self._each(params, len(ids)), one_each_adapter(adapter, len(ids)), progress)
 
     def chat(
         self,
         conversations: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | Sequence[str | None] | None = None,
         progress: bool = True,
     ) -> list[Output]:
         """The assistant's next turn in a conversation, or in each of several, through the model's chat template.
@@ -76,7 +88,8 @@ class LLM:
         single = bool(conversations) and isinstance(conversations[0], dict)
         several = cast("Sequence[Sequence[Message]]", [conversations] if single else conversations)
         ids = [self.tokenizer.apply_chat_template(one, add_generation_prompt=True).ids for one in several]
-        return self._answers(ids, self._each(params, len(ids)), progress, in_chat=True)
+        adapters = one_each_adapter(adapter, len(ids))
+        return self._answers(ids, self._each(params, len(ids)), adapters, progress, in_chat=True)
 
     def _each(self, params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
         if params is None:
@@ -84,10 +97,38 @@ class LLM:
         return one_each(params, count)
 
     def _answers(
-        self, prompts: list[list[int]], params: list[SamplingParams], progress: bool, in_chat: bool
+        self,
+        prompts: list[list[int]],
+        params: list[SamplingParams],
+        adapters: list[str | None],
+        progress: bool,
+        *,
+        in_chat: bool = False,
     ) -> list[Output]:
         with Outputs(self.engine) as outputs:
-            for asked in zip(prompts, params, strict=True):
-                outputs.add(*asked, in_chat=in_chat)
+            for prompt, one, adapter in zip(prompts, params, adapters, strict=True):
+                outputs.add(prompt, one, in_chat=in_chat, adapter=adapter)
             with AnswerBar(outputs, shown=progress) as bar:
                 return list(outputs.answered(bar.update))
+
+
+def add_adapters(model: Decoder, adapters: Mapping[str, str | Path]) -> None:
+    """Gives the model adapters, by the names that they are to have: PEFT folders, or runs that trained one.
+
+    What the model computes with stays as it was. Raises `InputError` for a folder that is no adapter of this model.
+    """
+    active = active_adapter(model)
+    for name, folder in adapters.items():
+        source = find_source(folder)
+        if source.kind != "adapter":
+            raise InputError(f"adapter {name!r}: {folder} is a whole model: give the folder of an adapter")
+        load_adapter(model, source.path, name)
+    use_adapter(model, active)
+
+
+def one_each_adapter(adapter: str | Sequence[str | None] | None, prompts: int) -> list[str | None]:
+    """The adapter of each prompt. Raises `InputError` where there are neither one for all nor as many."""
+    each = [adapter] * prompts if adapter is None or isinstance(adapter, str) else list(adapter)
+    if len(each) != prompts:
+        raise InputError(f"there are {prompts} prompts and {len(each)} adapters: give one each, or one")
+    return each

@@ -130,12 +130,14 @@ class Sourced(BaseModel):
 
 
 class Model(BaseModel):
-    """max_model_len: tokens of the context, the answer included. sampling: the defaults of a chat."""
+    """parent: of an adapter, the model that it changes. max_model_len: tokens of the context, the answer included.
+    sampling: the defaults of a chat."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None
     max_model_len: int
     sampling: dict[str, Sourced]
 

@@ -26,7 +26,9 @@ class StreamOptions(Asked):
 class AskedSampling(Asked):
     """What both endpoints take. `None` asks for the default, which GET /v1/models shows."""
 
-    model: str | None = Field(None, description="The name of the model; the one that is served if it is left out.")
+    model: str | None = Field(
+        None, description="The model or one of its adapters, by name; the model if it is left out."
+    )
     temperature: float | None = None
     top_p: float | None = None
     n: int | None = None
@@ -173,7 +175,9 @@ class ChatAsked(AskedSampling):
 class EmbeddingAsked(Asked):
     """POST /v1/embeddings: the mean of the final hidden states of each text, of length 1."""
 
-    model: str | None = Field(None, description="The name of the model; the one that is served if it is left out.")
+    model: str | None = Field(
+        None, description="The model or one of its adapters, by name; the model if it is left out."
+    )
     input: str | list[str] | list[int] | list[list[int]] = Field(
         description="a text, a list of texts, a list of token ids, or a list of lists of token ids"
     )

@@ -111,27 +111,29 @@ def embedding(service: Service) -> Endpoint:
 
 def models(service: Service) -> Endpoint:
     async def endpoint(_: Request) -> Response:
-        return as_json(answers.Models(object="list", data=[card(service)]))
+        return as_json(answers.Models(object="list", data=[card(service, name) for name in service.models]))
 
     return endpoint
 
 
 def model(service: Service) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        service.check_model(request.path_params["model"])
-        return as_json(card(service))
+        name = request.path_params["model"]
+        service.adapter(name)  # there is one
+        return as_json(card(service, name))
 
     return endpoint
 
 
-def card(service: Service) -> answers.Model:
-    """The model that is served, and what it does where a chat asks for nothing."""
+def card(service: Service, name: str) -> answers.Model:
+    """A model that is served, and what it does where a chat asks for nothing."""
     defaults = service.sampling({}, {}).as_json()
     return answers.Model(
-        id=service.settings.name,
+        id=name,
         object="model",
         created=service.started,
         owned_by="pellucid",
+        parent=None if name == service.settings.name else service.settings.name,
         max_model_len=service.max_length,
         sampling={name: answers.Sourced(**sourced) for name, sourced in defaults.items()},
     )
@@ -194,7 +196,7 @@ async def read(service: Service, request: Request, kind: type[Asked]) -> Asked:
     """The body, understood, and for the model that is served."""
     body = await connection.read_body(request, service.settings.max_body)
     asked = connection.parse(body, kind)
-    service.check_model(getattr(asked, "model", None))
+    service.adapter(getattr(asked, "model", None))
     return asked
 
 

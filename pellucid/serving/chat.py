@@ -51,16 +51,17 @@ async def complete(service: Service, asked: ChatAsked) -> ChatCompletion:
     params = parameters(service, asked)
     speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     pieces: list[list[Piece]] = [[] for _ in speakers]
+    adapter = service.adapter(asked.model)
     with service.loop.room(answers_of(params)):
         prompt = await read_prompt(service, asked)
-        async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
+        async with service.loop.ask([Ask(prompt, params, in_chat=True, adapter=adapter)]) as events:
             async for _, event in events:
                 pieces[event.index].append(speakers[event.index].take(event))
     return ChatCompletion(
         id=_new_id(),
         object="chat.completion",
         created=int(time.time()),
-        model=service.settings.name,
+        model=asked.model or service.settings.name,
         choices=[_whole(index, own) for index, own in enumerate(pieces)],
         usage=usage([prompt], sum(map(len, pieces))),
     )
@@ -72,9 +73,10 @@ async def parts(service: Service, asked: ChatAsked) -> AsyncGenerator[ChatChunk,
     speakers = [Speaker(service.tokenizer, asked) for _ in range(params.n)]
     head = Head(service, asked)
     drawn = 0
+    adapter = service.adapter(asked.model)
     with service.loop.room(answers_of(params)):
         prompt = await read_prompt(service, asked)
-        async with service.loop.ask([Ask(prompt, params, in_chat=True)]) as events:
+        async with service.loop.ask([Ask(prompt, params, in_chat=True, adapter=adapter)]) as events:
             for index in range(params.n):
                 yield head.chunk(index, Answer(role="assistant", content=""))
             async for _, event in events:
@@ -237,7 +239,7 @@ class Head:
         self.counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         self._id = _new_id()
         self._created = int(time.time())
-        self._model = service.settings.name
+        self._model = asked.model or service.settings.name
 
     def chunk(
         self,

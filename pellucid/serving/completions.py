@@ -36,10 +36,11 @@ class Prompts:
 async def complete(service: Service, asked: CompletionAsked) -> Completion:
     """The answer, whole. Raises `InputError` and `ApiError` for what cannot be answered."""
     params, given = parameters(service, asked), as_list(asked.prompt, "prompt")
+    adapter = service.adapter(asked.model)
     with service.loop.room(len(given) * answers_of(params)):
         prompts = await read_prompts(service, given)
         answers = Answers(service.tokenizer, asked, prompts, params.n)
-        async with service.loop.ask([Ask(ids, params) for ids in prompts.ids]) as events:
+        async with service.loop.ask([Ask(ids, params, adapter=adapter) for ids in prompts.ids]) as events:
             async for number, event in events:
                 answers.take(number, event)
     return Head(service, asked).part(answers.whole(), usage(prompts.ids, answers.drawn))
@@ -48,11 +49,12 @@ async def complete(service: Service, asked: CompletionAsked) -> Completion:
 async def parts(service: Service, asked: CompletionAsked) -> AsyncGenerator[Completion, None]:
     """The answer, part by part; with `include_usage` a last one that counts the tokens."""
     params, given = parameters(service, asked), as_list(asked.prompt, "prompt")
+    adapter = service.adapter(asked.model)
     head = Head(service, asked)
     with service.loop.room(len(given) * answers_of(params)):
         prompts = await read_prompts(service, given)
         answers = Answers(service.tokenizer, asked, prompts, params.n)
-        async with service.loop.ask([Ask(ids, params) for ids in prompts.ids]) as events:
+        async with service.loop.ask([Ask(ids, params, adapter=adapter) for ids in prompts.ids]) as events:
             async for number, event in events:
                 yield head.part([answers.take(number, event)])
     if head.counts:
@@ -180,7 +182,7 @@ class Head:
         self.counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._model = service.settings.name
+        self._model = asked.model or service.settings.name
 
     def part(self, choices: list[CompletionChoice], counted: Usage | None = None) -> Completion:
         part = Completion(

@@ -24,6 +24,7 @@ async def embed(service: Service, asked: EmbeddingAsked) -> str:
     from pellucid.inference.embeddings import mean_pooled
 
     model = service.engine.model
+    adapter, name = service.engine.adapter(service.adapter(asked.model)), asked.model or service.settings.name
     given, size = as_list(asked.input, "input"), model.config.hidden_size
     if len(given) > MAX_INPUTS:
         raise InputError(f"there are {len(given)} inputs: at most {MAX_INPUTS} are taken at once, so split them")
@@ -33,9 +34,9 @@ async def embed(service: Service, asked: EmbeddingAsked) -> str:
         ids = await service.in_text_thread(lambda: [service.prompt_ids(one) for one in given])
         for number, one in enumerate(ids, 1):
             _check(service, one, f"input {number}" if len(ids) > 1 else "the input")
-        vectors = await service.loop.compute(mean_pooled(model, ids))
+        vectors = await service.loop.compute(mean_pooled(model, ids, adapter=adapter))
         tokens = sum(map(len, ids))
-        return await service.in_text_thread(lambda: _answer(_written(vectors, asked), service.settings.name, tokens))
+        return await service.in_text_thread(lambda: _answer(_written(vectors, asked), name, tokens))
 
 
 def _answer(vectors: Sequence[list[float] | str], model: str, tokens: int) -> str:

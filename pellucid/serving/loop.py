@@ -37,12 +37,13 @@ log = logging.getLogger("pellucid.serving")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt, as token ids, and how its answers are to be drawn. in_chat: see `Engine.add`. ready: the two halves of
-    that are done apart, and this is what the first one gave."""
+    """A prompt, as token ids, and how its answers are to be drawn. in_chat, adapter: see `Engine.add`. ready: the two
+    halves of that are done apart, and this is what the first one gave."""
 
     prompt: Sequence[int]
     params: SamplingParams
     in_chat: bool = False
+    adapter: str | None = None
     ready: Asked | None = None
 
 
@@ -183,7 +184,7 @@ class EngineLoop:
             raise timed_out(self.timeout) from None
 
     def _prepare(self, ask: Ask) -> Asked:
-        return self._engine.prepare(ask.prompt, ask.params, in_chat=ask.in_chat)
+        return self._engine.prepare(ask.prompt, ask.params, in_chat=ask.in_chat, adapter=ask.adapter)
 
     async def compute(self, work: Generator[None, None, T]) -> T:
         """What `work` returns, a piece of which is done between every two steps of the engine.

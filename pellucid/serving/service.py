@@ -50,6 +50,9 @@ class Service:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.settings, self.engine = settings, engine
         self.tokenizer = engine.tokenizer
+        self.adapters = [one for one in engine.adapters if one != engine.adapter(None)]
+        if settings.name in self.adapters:
+            raise InputError(f"the model and an adapter are both called {settings.name!r}: give one another name")
         self.max_length = engine.max_length
         self.metrics = Metrics(lambda: self.loop.stats)
         self.loop = EngineLoop(engine, self.metrics, max_answers=settings.max_answers, timeout=settings.timeout)
@@ -82,12 +85,23 @@ class Service:
         await self.loop.stop()
         self._texts.shutdown(wait=False, cancel_futures=True)
 
-    def check_model(self, name: str | None) -> None:
-        """Raises `ApiError` (404) for a model that is not served here."""
-        served = self.settings.name
-        if name is not None and name != served:
-            message = f"there is no model {name!r} here{did_you_mean(name, [served])}; there is {served!r}"
+    @property
+    def models(self) -> list[str]:
+        """What clients may name: the model, and each adapter that it answers with where that is asked for."""
+        return [self.settings.name, *self.adapters]
+
+    def adapter(self, name: str | None) -> str | None:
+        """The adapter that a client calls a model; None: the model itself, which is also who names none.
+
+        Raises `ApiError` (404) for a model that is not served here.
+        """
+        if name is None or name == self.settings.name:
+            return None
+        if name not in self.adapters:
+            there = ", ".join(map(repr, self.models))
+            message = f"there is no model {name!r} here{did_you_mean(name, self.models)}; there is {there}"
             raise ApiError(404, message, param="model", code="model_not_found")
+        return name
 
     def sampling(self, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Resolved:
         """A request's parameters: request > flag > the model's generation_config.json > built-in (promise I5)."""

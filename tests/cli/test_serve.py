@@ -62,7 +62,7 @@ def test_every_option_arrives(
     options = """--host 0.0.0.0 --port 0 --name mine --api-key a --api-key b --allow-host h.example
         --allow-origin https://o.example --max-answers 3 --max-body 0.5 --timeout 7 --drain 2
         --temperature 0.1 --top-p 0.9 --preset factual --guesses 4 --deterministic --quantize int8 --draft small
-        --int8-cache"""
+        --int8-cache --adapter poet=runs/poet --adapter clerk=a=b"""
     assert frame.run(["serve", "folder/model", *options.split()]) == 0
     settings, drain, _ = served[0]
     assert settings == Settings(
@@ -81,8 +81,15 @@ def test_every_option_arrives(
     assert frame.run(["serve", "folder/model", "--host", "0.0.0.0", "--port", "0"]) == 0
     assert served[1][0].name == "model"
     assert opened == [
-        {"guesses": 4, "deterministic": True, "quantize": "int8", "draft": "small", "int8_cache": True},
-        {"guesses": 0, "deterministic": False, "quantize": None, "draft": None, "int8_cache": False},
+        {
+            "guesses": 4,
+            "deterministic": True,
+            "quantize": "int8",
+            "draft": "small",
+            "int8_cache": True,
+            "adapters": {"poet": "runs/poet", "clerk": "a=b"},
+        },
+        {"guesses": 0, "deterministic": False, "quantize": None, "draft": None, "int8_cache": False, "adapters": {}},
     ]
     assert "anyone who reaches this address may ask" in capsys.readouterr().err
 
@@ -103,6 +110,8 @@ def test_what_is_wrong_is_said_first(served: list[Any], capsys: pytest.CaptureFi
             (["--port", "70000"], "--port"),
             (["--temperature", "-1"], "temperature = -1"),
             (["--preset", "balancd"], "did you mean 'balanced'?"),
+            (["--adapter", "runs/poet"], "--adapter 'runs/poet': give a name and a folder"),
+            (["--adapter", "a=b", "--adapter", "a=c"], "there is a 'a' already"),
         ):
             assert frame.run(["serve", *arguments]) == 2
             assert said in capsys.readouterr().err

@@ -54,6 +54,7 @@ class Scripted:
         self, script: Callable[[str], str] | str, tokenizer: Tokenizer | None = None, seconds: float = 0.0
     ) -> None:
         self.tokenizer, self.max_length, self.vocab_size = tokenizer or chat_tokenizer(), 4096, 272
+        self.adapters = ()
         self._script = script if callable(script) else lambda _: str(script)
         self._seconds = seconds
         self.added = self.aborted = 0
@@ -67,8 +68,11 @@ class Scripted:
     def stats(self) -> dict[str, float]:
         return {"running": len(self._under_way), "waiting": 0, "blocks_used": len(self._under_way)}
 
+    def adapter(self, name: str | None) -> str | None:
+        return name
+
     def prepare(
-        self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False
+        self, prompt: Sequence[int], params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None
     ) -> tuple[Sequence[int], SamplingParams]:
         return prompt, params
 

@@ -151,7 +151,7 @@ def test_a_constraint_is_understood_in_a_thread_of_its_own(live: Live, monkeypat
     engine = live.service.engine
     prepare, go_on, threads = engine.prepare, threading.Event(), []
 
-    def slowly(prompt: Any, params: Any, *, in_chat: bool) -> Any:
+    def slowly(prompt: Any, params: Any, *, in_chat: bool, adapter: str | None) -> Any:
         threads.append(threading.current_thread().name)
         if params.constraint is not None:
             go_on.wait(20)

@@ -182,7 +182,7 @@ class Reading(Scripted):
 
     go_on = threading.Event()
 
-    def prepare(self, prompt: Any, params: SamplingParams, *, in_chat: bool = False) -> Any:
+    def prepare(self, prompt: Any, params: SamplingParams, *, in_chat: bool = False, adapter: str | None = None) -> Any:
         if params.constraint is not None:
             self.go_on.wait(20)
         return super().prepare(prompt, params, in_chat=in_chat)
