@@ -91,7 +91,7 @@ class BatchOfRows(Protocol):
         """The one of this shape that takes the most memory."""
 
 
-class Rows(Protocol):
+class Batches(Protocol):
     """Rows in a fixed order: number i, which runs on over the epochs, is a pure function of (seed, i) (promise D1)."""
 
     @property
@@ -101,5 +101,11 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """How many rows an epoch has."""
 
-    def read(self, indices: Sequence[int]) -> Examples:
+    def read(self, indices: Sequence[int]) -> BatchOfRows:
         """These rows, by their running number: epoch * len(self) + place in the epoch."""
+
+
+class Rows(Batches, Protocol):
+    """Rows whose tokens are to be predicted."""
+
+    def read(self, indices: Sequence[int]) -> Examples: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ class PairExamples:
     tokens, targets, positions, documents: (B, T), as `Examples` has them; only the answers are learnt from.
     places: (P, 2), the row of each pair, and the number of its better answer among the documents of that row; the
     worse one is the next. numbers: (P,), which pairs of `Pairs` these are.
-    reference: (P, 2) float32, the log-probabilities of both answers under the reference policy, or None.
+    reference: (P, 2) float32, the log-probabilities of both answers under the reference policy, or None. What more
+        columns hold is between those who write and read them.
     """
 
     tokens: Tensor
@@ -123,7 +125,9 @@ class Pairs:
         self.shards = self._fitting(shards, too_long)
         self.num_pairs = self.shards.num_documents // 2
         self.turned = self._turned(flipped)  # (P,), which pairs are turned round
-        self.reference: Floats | None = None  # (P, 2): see `PairExamples`
+        self.reference: Floats | None = None  # of all pairs: see `PairExamples`
+        digest = sha256(self.shards.starts.tobytes() + self.shards.lengths.tobytes() + self.turned.tobytes())
+        self.content = f"{shards.content}-{digest.hexdigest()}"  # equal where the same pairs are read
         self._packed, self._rows = pack(self.shards.lengths.reshape(-1, 2).sum(1), self.context, seed)
 
     def __len__(self) -> int:

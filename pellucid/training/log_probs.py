@@ -76,7 +76,8 @@ def sum_by_sequence(values: Tensor, targets: Tensor, batch: Batch, sequences: Te
     number = torch.full((len(targets) * most,), len(sequences), device=values.device)  # of no sequence: a last, unused
     number[sequences[:, 0] * most + sequences[:, 1]] = torch.arange(len(sequences), device=values.device)
     row, place = (targets != IGNORE).nonzero(as_tuple=True)
-    whose = number[row * most + documents[row, place]]  # (N,)
+    own = documents[row, place]
+    whose = torch.where(own < 0, len(sequences), number[row * most + own])  # (N,); padding is of no sequence either
     return values.new_zeros(len(sequences) + 1).index_add(0, whose, values)[:-1]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pellucid.data.examples import BatchOfRows, Rows
+from pellucid.data.examples import Batches, BatchOfRows
 from pellucid.training.loss import next_token_loss
 from pellucid.training.step import Objective
 
@@ -53,7 +53,7 @@ class Method(Protocol):
 class Supervised:
     """One batch a step, its rows the next in order, and one gradient. measures: sums that the objective gives too."""
 
-    rows: Rows
+    rows: Batches
     objective: Objective = next_token_loss
     measures: Sequence[str] = ()
 

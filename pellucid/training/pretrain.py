@@ -13,7 +13,7 @@ from typing import Any
 
 from pellucid.checkpoints.atomic import atomic_folder
 from pellucid.checkpoints.describe import describe
-from pellucid.data.examples import Rows
+from pellucid.data.examples import Batches
 from pellucid.data.packing import Stream
 from pellucid.data.prepared import Progress, prepared
 from pellucid.data.shards import Shards, split
@@ -99,7 +99,7 @@ def rows_of(train: Shards, recipe: PretrainRecipe) -> Stream:
     return rows
 
 
-def steps_of(train: TrainRecipe, rows: Rows) -> int:
+def steps_of(train: TrainRecipe, rows: Batches) -> int:
     """How many steps the recipe asks for."""
     if train.steps is not None:
         return train.steps
