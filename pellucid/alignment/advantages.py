@@ -5,6 +5,8 @@ S answers, L tokens of the longest; a mask (S, L) says which places are tokens, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,16 @@ def generalised_advantages(
     return advantages, (advantages + values) * mask
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
-    """Variance 1 over the places of `mask`, and mean 0 unless `shift` is off; 0 elsewhere."""
-    inside = values[mask]
-    mean = inside.mean()
-    white = (values - mean) * torch.rsqrt(inside.var(unbiased=True).nan_to_num(0.0) + 1e-8)
+def whiten(
+    values: Tensor, mask: Tensor, add: Callable[[Tensor], Tensor] = lambda own: own, *, shift: bool = True
+) -> Tensor:
+    """Variance 1 over the places of `mask`, and mean 0 unless `shift` is off; 0 elsewhere.
+
+    add: gives the sum over all processes, whose values are whitened together.
+    """
+    inside = values[mask].double()
+    count, total = add(torch.stack([inside.new_tensor(float(len(inside))), inside.sum()])).tolist()
+    mean = total / max(count, 1.0)
+    variance = float(add(((inside - mean) ** 2).sum())) / max(count - 1, 1.0)
+    white = (values - mean) * (variance + 1e-8) ** -0.5
     return (white if shift else white + mean).where(mask, torch.zeros_like(values))

@@ -27,8 +27,7 @@ from pellucid.alignment.playing import Game, Played
 from pellucid.alignment.policy import Reference
 from pellucid.alignment.policy_gradient import clipped_loss, kl_estimate
 from pellucid.alignment.rollout_run import Learner, learn
-from pellucid.alignment.rollouts import Rollout
-from pellucid.alignment.updates import averaged, known_before, minibatches, mixed, summed
+from pellucid.alignment.updates import averaged, full_rows, known_before, minibatches, mixed, summed
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.loop import Outcome, Trainer
@@ -63,6 +62,7 @@ class GRPO:
                 prompts = range((number - 1) * batch, number * batch)
                 gradients.append(trainer.descend(number, part, objective, prompts, measures=MEASURES))
         measures = played.measures | beside | averaged(gradients) | {"rollout/largest_ratio_error": self.largest}
+        measures["objective/kl"] *= measures["answer_tokens"]  # nats an answer
         if number % self.recipe.train.evaluate_every == 0:
             measures |= self.game.validate()
         real, norm = sum(one.real for one in gradients), sum(one.norm for one in gradients) / len(gradients)
@@ -70,18 +70,8 @@ class GRPO:
         return Moved(first.loss, first.learnt, real, norm, played.measures["rollout_seconds"], measures=measures)
 
     def preflight(self, trainer: Trainer) -> None:
-        """Rows that are full of drawn tokens, as many as are taken at a time."""
-        drawn, train, context = self.recipe.rollouts, self.recipe.train, self.recipe.data.context
-        answers = -(-train.batch * drawn.answers // trainer.ranks.world)
-        longest = min(context, max(len(one.ids) for one in self.game.prompts.prompts) + drawn.max_tokens)
-        together = train.micro_batch or -(-answers * longest // context)
-        full = Rollout((0,), (0,) * (context - 1), (0.0,) * (context - 1), (1,) * (context - 1), "", True)
-        laid = lay([full] * together, context, trainer.setting.device)
-        rows = laid.rows
-        if drawn.top_p < 1:
-            bits = torch.full((*rows.tokens.shape, -(-self.game.drawable // 8)), 255, dtype=torch.uint8)
-            rows = replace(rows, kept=bits.to(trainer.setting.device))
-        trainer.gradient(rows.heaviest(), partial(self._objective, first=False), measures=MEASURES)
+        rows = full_rows(trainer, self.recipe, self.game)
+        trainer.gradient(rows, partial(self._objective, first=False), measures=MEASURES)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.alignment.drawn_rows import DrawnRows
+from pellucid.alignment.drawn_rows import DrawnRows, lay
+from pellucid.alignment.playing import Game
+from pellucid.alignment.rollout_recipe import RolloutsRecipe
+from pellucid.alignment.rollouts import Rollout
 from pellucid.data.order import permutation
 from pellucid.models.decoder import Decoder
 from pellucid.training.loop import Trainer
@@ -63,3 +67,19 @@ def averaged(gradients: Sequence[Gradient]) -> dict[str, float]:
             means = [one.measures[name] / max(one.measures["tokens"], 1e-9) for one in gradients]
             found[name] = float(np.mean(means))
     return found
+
+
+def full_rows(trainer: Trainer, recipe: RolloutsRecipe, game: Game) -> DrawnRows:
+    """Rows that are full of drawn tokens, as many as are taken at a time: the most that an update has to hold."""
+    drawn, context, device = recipe.rollouts, recipe.data.context, trainer.setting.device
+    answers = -(-recipe.train.batch * drawn.answers // trainer.ranks.world)
+    longest = min(context, max(len(one.ids) for one in game.prompts.prompts) + drawn.max_tokens)
+    together = recipe.train.micro_batch or -(-answers * longest // context)
+    tokens = context - 1
+    full = Rollout((0,), (0,) * tokens, (0.0,) * tokens, (1,) * tokens, "", True)
+    rows = lay([full] * together, context, device).rows.heaviest()
+    rows = replace(rows, units=torch.ones_like(rows.units), weights=torch.ones_like(rows.weights))
+    if drawn.top_p < 1:
+        bits = torch.full((*rows.tokens.shape, -(-game.drawable // 8)), 255, dtype=torch.uint8, device=device)
+        rows = replace(rows, kept=bits)
+    return rows
