@@ -18,6 +18,7 @@ from pellucid.checkpoints.source import ADAPTER_WEIGHTS, Source, bytes_on_disk, 
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import parameter_shapes
+from pellucid.operations.blocks import BYTES
 from pellucid.tokenizer.tokenizer import Tokenizer
 
 PARTS = ("embeddings", "attention", "feed-forward", "norms", "head")
@@ -28,8 +29,9 @@ class Description:
     """A model without its weights.
 
     stored: number format -> bytes that it takes in the files. dtype: what `load` makes of it by default.
-    parameters: part -> how many. weight_bytes: of the loaded model. cache_bytes_per_token, cache_bytes: of keys and
-    values in `dtype`, for one token and for the whole context of one sequence.
+    parameters: part -> how many. weight_bytes: of the model that `load` makes of it by default. kept_bytes: where
+    matrices that lie in few bits stay so, as they do when it is only run. cache_bytes_per_token, cache_bytes: of keys
+    and values in `dtype`, for one token and for the whole context of one sequence.
     about: what the checkpoint says of its making. labels: how many scores it gives; None: it writes text.
     """
 
@@ -42,6 +44,7 @@ class Description:
     dtype: torch.dtype
     parameters: dict[str, int]
     weight_bytes: int
+    kept_bytes: int
     cache_bytes_per_token: int
     cache_bytes: int
     labels: int | None = None
@@ -60,6 +63,7 @@ def describe(name: str) -> Description:
         config, dtype, generation = check_gguf(file), own_dtype(file), generation_config(file)
         for info in file.tensors.values():
             stored[info.format.name] += info.size
+        few = [(info.shape, info.size) for info in file.tensors.values() if info.format.name in BYTES]
         about = told_by_gguf(file)
         tokenizer = Tokenizer.from_gguf(file.metadata)
     else:
@@ -68,6 +72,7 @@ def describe(name: str) -> Description:
         labels = folder.labels
         for tensor in folder.tensors.values():
             stored[tensor.dtype] += tensor.num_bytes
+        few = [(one.shape, one.num_bytes) for one in folder.tensors.values() if one.dtype in BYTES]
         about = dict(folder.hf_config.get(OWN, {}))
         tokenizer = Tokenizer.load(source.path)
     tokenizer.more_stops = named_stops(generation)
@@ -75,6 +80,7 @@ def describe(name: str) -> Description:
     parameters["head"] += (labels or 0) * config.hidden_size
     with torch.device("meta"):
         model = Decoder(config).to(dtype)
+    wide = sum(parameters.values()) * dtype.itemsize
     return Description(
         source=source,
         config=config,
@@ -84,7 +90,8 @@ def describe(name: str) -> Description:
         stored=dict(stored),
         dtype=dtype,
         parameters=parameters,
-        weight_bytes=sum(parameters.values()) * dtype.itemsize,
+        weight_bytes=wide,
+        kept_bytes=wide - sum(torch.Size(shape).numel() * dtype.itemsize - size for shape, size in few),
         cache_bytes_per_token=model.new_cache(1, 1).num_bytes(),
         cache_bytes=model.new_cache(1, config.max_positions).num_bytes(),
         labels=labels,
@@ -106,6 +113,7 @@ def describe_adapter(source: Source) -> Description:
         stored={**base.stored, "adapter": bytes_on_disk(source.path / ADAPTER_WEIGHTS)},
         parameters={**base.parameters, "adapter": count},
         weight_bytes=base.weight_bytes + 4 * count,
+        kept_bytes=base.kept_bytes + 4 * count,
         adapter=found,
     )
 

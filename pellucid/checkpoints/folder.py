@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pellucid.checkpoints.assemble import Named, assemble, check_tensors, keeps
+from pellucid.checkpoints.assemble import STORED, Named, assemble, check_tensors, keeps
 from pellucid.checkpoints.compressed import BESIDE, PACKED, Layout, decompress, split_rows, widened
 from pellucid.checkpoints.compressed import read_config as read_layout
 from pellucid.errors import InputError
@@ -67,7 +69,9 @@ class Folder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that most of the weights are stored in, those of few bits apart."""
+        """The dtype that most of the weights are stored in; float32 where some are of few bits."""
+        if self.layout is not None:
+            return torch.float32
         sizes: dict[torch.dtype, int] = {}
         for tensor in self.tensors.values():
             if tensor.dtype in DTYPES:
@@ -115,6 +119,7 @@ def read_folder(
     folder = open_folder(path)
     config, family = folder.config, folder.family
     files = {file: _open(file) for file in _weight_files(folder.path)}  # scales may have one of their own
+    wider: list[str] = []  # matrices whose few bits are no blocks
 
     def tensor(name: str) -> Tensor:
         for file in files.values():
@@ -129,13 +134,27 @@ def read_folder(
             given: Tensor = files[stored.file].get_tensor(stored.name)
             return family.to_ours(config, name, given) if family and name != SCORE else {name: given}
         few = decompress(stored.name.removesuffix(PACKED), folder.layout, tensor)
+        if quantize == STORED and isinstance(few, Tensor):
+            wider.append(name)
         rows = split_rows(family, config, name, stored.shape[1], few) if family else {name: few}
         return rows if keeps(quantize, stored.dtype) else {ours: widened(part) for ours, part in rows.items()}
 
     make = Decoder if folder.labels is None else partial(Classifier, labels=folder.labels)
     model = assemble(config, folder.tensors, read, dtype or folder.dtype, device, quantize, make)
+    if wider:
+        say_what_is_widened(folder, wider, model.dtype)
     model.generation_config = folder.generation_config
     return model, Tokenizer.load(path)
+
+
+def say_what_is_widened(folder: Folder, names: Sequence[str], dtype: torch.dtype) -> None:
+    """A warning where matrices of few bits cannot stay so. names: the family's."""
+    size = sum(math.prod(folder.tensors[name].shape) for name in names) * dtype.itemsize
+    warnings.warn(
+        f"{len(names)} matrices of {folder.path} have scales that float16 does not hold, as blocks want them: they are "
+        f"widened to {str(dtype).removeprefix('torch.')}, {size / 2**20:.0f} MiB",
+        stacklevel=2,
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ Kind = Literal["folder", "adapter", "gguf"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 RUN_RECIPE, FINAL = "config.yaml", "final"  # of a run folder: what marks it as one, and where its last model lies
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+STATE_FILES = ("state.safetensors", "state.json")  # of a checkpoint: what its run needs to go on, and no model
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"]
 
 
@@ -93,8 +94,8 @@ def run_source(run: Path, origin: str) -> Source:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """The size of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else list(path.rglob("*"))
+    """The size of a file, or of all files in a folder but those that the run of a checkpoint needs to go on."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.name not in STATE_FILES]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -8,12 +8,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 Show: TypeAlias = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is."""
 
 HEARTBEAT = 10.0  # seconds
+PACKAGE = Path(__file__).parent.parent
 
 
 @contextmanager
@@ -69,9 +71,16 @@ def beating(line: Callable[[], str], *, silent: bool) -> Iterator[None]:
 
 @contextmanager
 def noting() -> Iterator[None]:
-    """Our own warnings of the `with` block become notes on stderr after it, each once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for message in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
-        print(f"note: {message}", file=sys.stderr)
+    """Our own warnings of the `with` block become notes on stderr after it, each once, whether it ends well or not.
+    Those of libraries go their way."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield
+    finally:
+        own = [Path(one.filename).is_relative_to(PACKAGE) and one.category is UserWarning for one in caught]
+        for message in dict.fromkeys(str(one.message) for one, ours in zip(caught, own, strict=True) if ours):
+            print(f"note: {message}", file=sys.stderr)
+        for one in (one for one, ours in zip(caught, own, strict=True) if not ours):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pellucid.checkpoints.adapters import AdapterFolder
     from pellucid.checkpoints.describe import Description
 
 TEMPLATE_LINES = 4
@@ -51,6 +52,7 @@ def as_dictionary(description: Description) -> dict[str, Any]:
         "stored_bytes": d.stored,
         "dtype": str(d.dtype).removeprefix("torch."),
         "weight_bytes": d.weight_bytes,
+        "kept_bytes": d.kept_bytes,
         "cache_bytes_per_token": d.cache_bytes_per_token,
         "cache_bytes": d.cache_bytes,
         "context": d.config.max_positions,
@@ -60,6 +62,7 @@ def as_dictionary(description: Description) -> dict[str, Any]:
         "chat_template": tokenizer.chat_template,
         "generation": d.generation,
         "labels": d.labels,
+        "adapter": d.adapter and {**d.adapter.fields, "quantize": d.adapter.quantize},
     }
 
 
@@ -104,11 +107,13 @@ def facts_of(d: Description, told: dict[str, Any]) -> list[tuple[str, str]]:
     at_context = f"{size(d.cache_bytes)} for {d.config.max_positions:,} tokens"
     ids = ", ".join(f"{role} {number}" for role, number in told["ids"].items() if number not in (None, []))
     generation = ", ".join(f"{name} {brief(value)}" for name, value in d.generation.items())
+    kept = f"; {size(d.kept_bytes)} where few bits stay as they lie" if d.kept_bytes != d.weight_bytes else ""
     return [
         ("from", d.source.origin),
         ("file" if d.source.kind == "gguf" else "folder", str(d.source.path)),
+        *([] if d.adapter is None else [("adapter", adapter_line(d.adapter))]),
         ("stored", stored),
-        ("weights", f"{size(d.weight_bytes)} in memory ({told['dtype']})"),
+        ("weights", f"{size(d.weight_bytes)} in memory ({told['dtype']}){kept}"),
         ("KV cache", f"{size(d.cache_bytes_per_token)} a token, {at_context} ({told['dtype']})"),
         ("context", f"{d.config.max_positions:,} tokens"),
         ("vocabulary", f"{d.tokenizer.vocab_size:,} ids; {ids}"),
@@ -119,6 +124,16 @@ def facts_of(d: Description, told: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         *((ABOUT.get(name, name), brief(value)) for name, value in d.about.items()),
     ]
+
+
+def adapter_line(adapter: AdapterFolder) -> str:
+    """What an adapter is, and of which base."""
+    told = adapter.fields
+    targets = told.get("target_modules")
+    where = targets if isinstance(targets, str) else ", ".join(targets or ())
+    kind = "DoRA" if told.get("use_dora") else "LoRA"
+    base = adapter.base if adapter.quantize is None else f"{adapter.base} in {adapter.quantize.upper()}"
+    return f"{kind} of rank {told.get('r')}, alpha {told.get('lora_alpha')}, on {where}, for the base {base}"
 
 
 def first_lines(template: str | None) -> str:

@@ -63,6 +63,8 @@ def weight_bytes(model: Decoder) -> dict[str, int]:
     for module in model.modules():
         if isinstance(module, Quantised):
             sizes[module.format] += module.blocks.nbytes
+            if module.packed is not None:  # a second copy
+                sizes[f"{module.format} packed for PyTorch's kernel"] += module.packed.nbytes
         elif isinstance(module, NF4Linear):
             sizes["NF4"] += sum(buffer.nbytes for buffer in module.buffers())
     for parameter in model.parameters():

@@ -24,7 +24,7 @@ def add_tokens(model: Decoder, tokens: Collection[int], known: int) -> None:
     """
     if not tokens:
         return
-    if not isinstance(model.embedding, nn.Embedding):
+    if model.quantised or not isinstance(model.embedding, nn.Embedding):
         raise InputError("a quantised model cannot take new tokens: load it without quantize")
     config = model.config
     size = max(config.vocab_size, max(tokens) + 1)

@@ -46,6 +46,11 @@ class PackedBlocks:
             shift = 0 * scale if minimum is None else minimum + 8 * scale
             self._parts = [_pack(unsigned, scale, shift)]
 
+    @property
+    def nbytes(self) -> int:
+        """Of the matrix as the kernel reads it, scales included."""
+        return sum(part.nbytes + scales.nbytes for part, scales in self._parts)
+
     def __call__(self, x: Tensor) -> Tensor:
         """x: (..., in) bfloat16 -> (..., out)."""
         rows = x.reshape(-1, x.shape[-1])

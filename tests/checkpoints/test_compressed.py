@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import pellucid
 from pellucid.checkpoints import compressed
@@ -19,6 +21,7 @@ from pellucid.errors import InputError
 from pellucid.inference.quantisation.quantise import quantise
 from pellucid.inference.quantisation.rounding import Grid, round_matrix
 from pellucid.layers.quantised import Blocks, Quantised
+from pellucid.models.quantised import weight_bytes
 from pellucid.operations.blocks import BYTES, from_blocks
 from tests.checkpoints.tiny import CONFIGS, logits, random_model, tiny_tokenizer
 
@@ -85,7 +88,23 @@ def test_the_folder_is_read_as_it_lies(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[path].blocks, one.data) for path, one in blocks.items())
     told = describe(str(tmp_path / "model"))
     assert told.stored[name] == sum(one.data.nbytes for one in blocks.values())
-    assert told.dtype == torch.bfloat16
+    assert told.dtype == torch.float32 == model.dtype == pellucid.load(tmp_path / "model")[0].dtype
+    assert told.kept_bytes == sum(weight_bytes(model).values()) < told.weight_bytes
+
+
+def test_scales_that_blocks_do_not_hold_are_widened_and_that_is_said(tmp_path: Path) -> None:
+    written(tmp_path / "model", "Q4_0")
+    file = tmp_path / "model/model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight_scale"
+    tensors[name] = tensors[name].float() * 1.0001  # more digits than float16 has
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"1 matrices of .*model have scales that .* widened to bfloat16, 0 MiB"):
+        model, _ = pellucid.load(tmp_path / "model", quantize="stored", dtype="bfloat16")
+    assert model.get_parameter("blocks.0.feed_forward.up.weight").dtype == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pellucid.load(tmp_path / "model")  # all are
 
 
 def test_wider_groups_of_others_are_read_as_several_blocks() -> None:

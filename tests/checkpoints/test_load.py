@@ -18,6 +18,7 @@ from pellucid.checkpoints import source
 from pellucid.checkpoints.gguf_save import save_gguf
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError, PellucidError
+from pellucid.training import state
 from tests.checkpoints.tiny import CONFIGS, random_model, same_weights, tiny_tokenizer
 
 
@@ -197,3 +198,11 @@ def test_no_hub_is_said(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(PellucidError, match=r"'tiny/model' is neither a path here nor in the cache"):
         pellucid.load("tiny/model")
+
+
+def test_what_a_run_needs_to_go_on_is_not_counted_as_the_model(tmp_path: Path) -> None:
+    save(random_model(CONFIGS["llama"]), tiny_tokenizer(), tmp_path)
+    before = source.bytes_on_disk(tmp_path)
+    for name in (state.TENSORS, state.STATE):
+        (tmp_path / name).write_bytes(b"momentum" * 1000)
+    assert source.bytes_on_disk(tmp_path) == before > source.bytes_on_disk(tmp_path / "model.safetensors") > 0

@@ -10,9 +10,11 @@ import pytest
 
 from pellucid.checkpoints import assemble
 from pellucid.checkpoints.gguf_save import save_gguf
+from pellucid.checkpoints.load import load
 from pellucid.checkpoints.save import About, save
 from pellucid.cli.app import run
 from pellucid.models.decoder import Decoder
+from pellucid.models.quantised import weight_bytes
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
@@ -67,6 +69,17 @@ def test_people_are_told_the_same(saved: tuple[Decoder, Path], capsys: pytest.Ca
     for word in ("made from", "the first", "feed-forward", "the embeddings' own", "<|im_start|> 263", "64 tokens"):
         assert word in said
     assert "{% for m in messages %}" in said
+
+
+def test_few_bits_are_told_of_as_numbers_and_as_they_lie(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_gguf(random_model(CONFIGS["llama"]), tiny_tokenizer(), tmp_path / "m.gguf", kind="q8_0")
+    told = shown(str(tmp_path / "m.gguf"), capsys)
+    kept, _ = load(tmp_path / "m.gguf", quantize="stored")
+    wide, _ = load(tmp_path / "m.gguf")
+    assert told["kept_bytes"] == sum(weight_bytes(kept).values())
+    assert told["weight_bytes"] == sum(weight_bytes(wide).values()) > 3 * told["kept_bytes"]
+    assert run(["show", str(tmp_path / "m.gguf")]) == 0
+    assert "where few bits stay as they lie" in " ".join(capsys.readouterr().out.split())
 
 
 def test_smollm2_says_where_it_came_from(

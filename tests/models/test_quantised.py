@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pellucid.errors import InputError
+from pellucid.layers.quantised import Blocks, Quantised
 from pellucid.models.decoder import Decoder
-from pellucid.models.quantised import SCHEMES, is_matrix, parse_scheme, weight_bytes
+from pellucid.models.quantised import SCHEMES, is_matrix, parse_scheme, put_blocks, weight_bytes
 from pellucid.models.vocabulary import add_tokens
 from pellucid.operations.blocks import from_blocks, to_blocks
+from pellucid.operations.packed_blocks import PackedBlocks
 from tests.checkpoints.tiny import CONFIGS, logits, random_model
 from tests.models.few_bits import quantise
 
@@ -69,5 +71,20 @@ def test_what_cannot_be_done_is_said() -> None:
     quantise(model, "int8")
     with pytest.raises(InputError, match="neither trained nor saved so: load it without quantize"):
         model.weights()
-    with pytest.raises(InputError, match="cannot take new tokens: load it without quantize"):
-        add_tokens(model, [272], 272)
+    head_alone = random_model(CONFIGS["llama"])
+    assert head_alone.head is not None
+    blocks = to_blocks(head_alone.get_parameter("head.weight").detach(), "Q8_0")
+    put_blocks(head_alone, "head.weight", Blocks(blocks, "Q8_0"), torch.float32)
+    for one in (model, head_alone):
+        with pytest.raises(InputError, match="cannot take new tokens: load it without quantize"):
+            add_tokens(one, [272], 272)
+
+
+def test_what_is_packed_beside_the_blocks_is_counted() -> None:
+    """Q4_1 of 4 bits and two halves for each 32 weights; the kernel wants two numbers of bfloat16 for them."""
+    model = random_model(CONFIGS["llama"])
+    quantise(model, "int4")
+    layer = model.get_submodule("blocks.0.feed_forward.up")
+    assert isinstance(layer, Quantised) and len(weight_bytes(model)) == 2
+    layer.packed = PackedBlocks(layer.blocks, layer.format)
+    assert weight_bytes(model)["Q4_1 packed for PyTorch's kernel"] == layer.blocks.nbytes

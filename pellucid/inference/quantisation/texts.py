@@ -12,6 +12,7 @@ from torch import Tensor
 from pellucid.data.sources import read_records
 from pellucid.errors import InputError, PellucidError
 from pellucid.inference.engine import Engine
+from pellucid.inference.generate import drawable
 from pellucid.inference.params import SamplingParams
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
@@ -56,11 +57,11 @@ def own_rows(
     A model without a start token begins with a token drawn at random. progress: told of tokens written, and wanted.
     """
     engine = Engine(model, tokenizer, max_sequences=TOGETHER)
-    generator = torch.Generator().manual_seed(seed)
+    generator, known = torch.Generator().manual_seed(seed), drawable(model, tokenizer)
     ids: list[int] = []
     while len(ids) < rows * length:
         missing = -(-(rows * length - len(ids)) // length)
-        starts = torch.randint(engine.vocab_size, (min(missing, TOGETHER),), generator=generator).tolist()
+        starts = torch.randint(known, (min(missing, TOGETHER),), generator=generator).tolist()
         if tokenizer.bos_id is not None:
             starts = [tokenizer.bos_id] * len(starts)
         ids += _samples(engine, starts, length, seed + len(ids), partial(_add, progress, len(ids), rows * length))

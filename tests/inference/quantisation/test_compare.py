@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pellucid.errors import InputError
 from pellucid.inference.quantisation import compare as comparing
+from pellucid.inference.quantisation import texts
 from pellucid.inference.quantisation.compare import compare, tokens_per_second
 from pellucid.inference.quantisation.texts import own_rows, read_rows
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
@@ -71,3 +72,19 @@ def test_a_model_writes_its_own_text_again_by_its_seed() -> None:
     assert one.shape == (3, 24) and torch.equal(one, two) and not torch.equal(one, other)
     assert int(one[0, 0]) == tiny_tokenizer().bos_id
     assert told[-1][0] >= told[-1][1] == 72
+
+
+def test_a_text_without_a_start_token_begins_with_one_that_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary that is padded, as real ones are: its last rows are no token's."""
+    tokenizer = tiny_tokenizer()
+    monkeypatch.setattr(type(tokenizer), "bos_id", None)
+    model = random_model(CONFIGS["llama"].model_copy(update={"vocab_size": 100 * tokenizer.vocab_size}))
+    begun: list[int] = []
+
+    def samples(_engine: object, starts: list[int], *_: object) -> list[int]:
+        begun.extend(starts)
+        return [0] * 24 * len(starts)
+
+    monkeypatch.setattr(texts, "_samples", samples)
+    own_rows(model, tokenizer, 24, 20)
+    assert len(begun) == 20 and max(begun) < tokenizer.vocab_size
