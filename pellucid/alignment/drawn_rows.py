@@ -137,7 +137,7 @@ def lay(rollouts: Sequence[Rollout], context: int, device: torch.device) -> Laid
 def pad(numbers: Sequence[Sequence[float]], laid: Laid) -> Tensor:
     """A number for each drawn token, (S, L), 0 at the end of shorter answers."""
     padded = torch.zeros(laid.mask.shape)
-    padded[laid.mask.cpu()] = torch.tensor([number for answer in numbers for number in answer])
+    padded[laid.mask.cpu()] = torch.tensor([float(number) for answer in numbers for number in answer])
     return padded.to(laid.mask.device)
 
 

@@ -152,7 +152,7 @@ class PPO:
     ) -> dict[str, float]:
         """kl: (S, L); returns, values: (N,). All processes' together."""
         errors = returns - values
-        parts = [
+        parts: list[Tensor | float] = [
             len(kl), kl.sum(), returns.numel(), returns.sum(), (returns**2).sum(), errors.sum(), (errors**2).sum(),
             values.sum(),
         ]  # fmt: skip
