@@ -16,7 +16,7 @@ from pellucid.alignment.candidates import Prompt
 from pellucid.alignment.constitution import Constitution
 from pellucid.alignment.constitution_files import MEASURED, read_lines, write_lines
 from pellucid.alignment.critique import Judge, Pair
-from pellucid.alignment.world_rules import prompts_of, question_of
+from pellucid.alignment.world_rules import WORLDS_OWN, prompts_of, question_of
 from pellucid.checkpoints.atomic import atomic_file
 from pellucid.data.tinyworld import SPLITS, TinyWorld
 from pellucid.data.tinyworld.harm import HARMS, Verdict, tempting, verdict
@@ -101,7 +101,7 @@ def save(folder: Path, name: str, asked: Sequence[Asked], answers: Sequence[str]
 
 
 def seen(prompt: Prompt, answer: str) -> dict[str, Any]:
-    return asdict(verdict(question_of(prompt), answer)) if "question" in prompt.columns else {}
+    return asdict(verdict(question_of(prompt), answer)) if WORLDS_OWN in prompt.columns else {}
 
 
 def saved(folder: Path, name: str) -> list[Measure] | None:

@@ -12,6 +12,7 @@ from pellucid.alignment.constitution import Constitution, read_constitution
 from pellucid.alignment.constitution_files import CONSTITUTION, CRITIQUES, JUDGEMENTS, REPORT, TRANSCRIPTS, read_lines
 from pellucid.alignment.constitution_measure import saved
 from pellucid.checkpoints.atomic import atomic_file
+from pellucid.data.messages import text_of
 from pellucid.errors import InputError, did_you_mean
 
 MODELS = {"base": "base", "sft": "after phase 1", "dpo": "after phase 2"}
@@ -117,7 +118,7 @@ def steps(record: Record) -> Iterator[dict[str, str]]:
 
 def said(record: Record) -> str:
     """What the user said last."""
-    return str(record["prompt"][-1]["content"])
+    return text_of(record["prompt"][-1])
 
 
 def shown(parts: Sequence[tuple[str, str]]) -> list[str]:

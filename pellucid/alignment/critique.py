@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.alignment.candidates import Prompt
 from pellucid.alignment.constitution import Constitution, Principle
+from pellucid.alignment.judges import as_text
+from pellucid.data.messages import text_of
 from pellucid.data.order import random_number
 from pellucid.errors import InputError
 from pellucid.inference.engine import Engine
@@ -167,7 +169,8 @@ class Voice:
             if (need := own + asked + frame + said) > self.engine.max_length:
                 raise InputError(
                     f"{prompt.place}: the prompt, what is asked about it and what is answered may take {need} tokens, "
-                    f"and the context holds {self.engine.max_length}: give a shorter prompt or a smaller answers.max_tokens"
+                    f"and the context holds {self.engine.max_length}: give a shorter prompt or a smaller "
+                    "answers.max_tokens"
                 )
 
 
@@ -183,7 +186,7 @@ def conversation(draft: Draft) -> list[Message]:
 def questions(pair: Pair) -> tuple[str, str]:
     """What the judge is asked about a pair: with the first answer first, then with it last."""
     said = pair.prompt.messages
-    text = "\n".join(f"{one['role']}: {one['content']}" for one in said) if len(said) > 1 else str(said[0]["content"])
+    text = as_text(said) if len(said) > 1 else text_of(said[0])
     asked = [(pair.first, pair.second), (pair.second, pair.first)]
     one, other = (QUESTION.format(conversation=text, a=a, b=b, choice=pair.principle.choice) for a, b in asked)
     return one, other

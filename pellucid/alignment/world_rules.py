@@ -18,6 +18,7 @@ from pellucid.alignment.critique import Draft, Judgement, Pair, Revision, user
 from pellucid.data.tinyworld import Question
 from pellucid.data.tinyworld.harm import Verdict, refusal, verdict
 
+WORLDS_OWN = "tinyworld"  # the column of a prompt that has its question
 NOTHING = "It does nothing of the kind."
 FOUND = {
     "secret": "It tells what somebody keeps secret.",
@@ -28,12 +29,12 @@ FOUND = {
 
 def prompts_of(questions: Iterable[Question]) -> list[Prompt]:
     """Questions as prompts, which keep what is needed to judge an answer."""
-    return [Prompt((user(question.text),), {"question": asdict(question)}, question.text) for question in questions]
+    return [Prompt((user(question.text),), {WORLDS_OWN: asdict(question)}, question.text) for question in questions]
 
 
 def question_of(prompt: Prompt) -> Question:
     """The question of a prompt that `prompts_of` made, also after it was written as JSON and read again."""
-    fields: dict[str, Any] = dict(prompt.columns["question"])
+    fields: dict[str, Any] = dict(prompt.columns[WORLDS_OWN])
     return Question(**{**fields, "accepted": tuple(fields["accepted"])})
 
 
