@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from pellucid.checkpoints.save import About
+    from pellucid.models.adapters import Merged
     from pellucid.models.decoder import Decoder
     from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -32,7 +32,8 @@ def convert(
 ) -> None:
     """Write a model as a Hugging Face folder, which transformers opens, or as a GGUF file, which llama.cpp opens.
 
-    The target's name decides: .gguf makes a GGUF file. What is there is replaced only if it is a model.
+    The target's name decides: .gguf makes a GGUF file. What is there is replaced only if it is a model. An adapter is
+    merged into its base, and the difference that this makes is measured.
 
     Examples: pellucid convert smollm2 folder/     pellucid convert folder/ model.gguf --type q8_0
     """
@@ -47,24 +48,37 @@ def convert(
     from pellucid.checkpoints.load import load
     from pellucid.checkpoints.save import About, save
     from pellucid.checkpoints.source import bytes_on_disk, find_source
+    from pellucid.cli.phases import noting
     from pellucid.cli.show import size
+    from pellucid.inference.quantisation.texts import read_rows, row_length
+    from pellucid.models.adapters import adapter_names, merge_adapter
 
     kind, found = parse_kind(type_ or "f16"), find_source(source)
     started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with noting():
         with busy(f"reading {source}"):
             model, tokenizer = load(source, dtype=dtype or "auto")
+        for name in adapter_names(model):
+            with busy("merging the adapter"):
+                text = read_rows("bundled:state-of-the-union", tokenizer, row_length(model.config), rows=1)
+                merged = merge_adapter(model, name, text)
+            print(merged_line(merged, str(model.dtype).removeprefix("torch."), text.numel()))
         about = About(base=base_of(found))
         if to_gguf:
             write_file(model, tokenizer, target, kind, about)
         else:
             with busy(f"writing {target}"):
                 save(model, tokenizer, target, about=about)
-    for message in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
-        print(f"note: {message}")
     before, after = bytes_on_disk(found.path), bytes_on_disk(target)
     print(f"{source}: {size(before)} -> {target}: {size(after)}, in {time.perf_counter() - started:.1f} s")
+
+
+def merged_line(merged: Merged, dtype: str, tokens: int) -> str:
+    """What merging an adapter changed."""
+    return (
+        f"merged into its base in {dtype}: on {tokens} tokens of text no logit moved by more than {merged.largest:.2g} "
+        f"(the largest is {merged.spread:.3g}), and {merged.agreement:.1%} of the likeliest tokens are the same"
+    )
 
 
 def busy(what: str) -> Status:

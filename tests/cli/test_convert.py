@@ -38,7 +38,7 @@ def test_f16_is_the_default_of_files_and_notes_are_printed(tmp_path: Path, capsy
     save(random_model(CONFIGS["llama"]), tiny_tokenizer(normalizer={"type": "NFC"}), tmp_path / "model")
     assert run(["convert", str(tmp_path / "model"), str(tmp_path / "m.gguf")]) == 0
     assert pellucid.load(tmp_path / "m.gguf")[0].embedding.weight.dtype == torch.float16
-    assert "note: llama.cpp does not apply the tokenizer's normalizer (NFC)" in capsys.readouterr().out
+    assert "note: llama.cpp does not apply the tokenizer's normalizer (NFC)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
