@@ -1,7 +1,8 @@
 """Generation beside transformers' `generate`, from the same weights: SmolLM2, greedy, batch 1 and 8.
 
-    python benchmarks/generation.py [--batches 1 8] [--prompt 128] [--new 128] [--repeats 5]
+    python benchmarks/generation.py [--batches 1 8] [--prompt 128] [--new 128] [--repeats 5] [--device cpu|cuda]
 
+On a GPU one engine serves all runs, since its steps are compiled and recorded in the trial; it forgets every prompt.
 Each program runs in the precision that is the faster one for it here, found in a short trial at the same batch size.
 Then they run in turn, so that a machine whose speed changes meets both alike. The last line is JSON.
 """
@@ -24,7 +25,6 @@ import torch
 import pellucid
 from pellucid.checkpoints.source import packaged_source
 from pellucid.inference.engine import Engine
-from pellucid.inference.native_step import why_not_native
 from pellucid.inference.output import answer_all
 from pellucid.inference.params import SamplingParams
 from pellucid.operations.ceilings import Ceilings, measure_ceilings
@@ -40,15 +40,17 @@ less than a short answer, and eight answers at once cost little more than one. "
 Run = Callable[[list[list[int]], int], tuple[float, list[list[int]]]]  # (prompts, new tokens) -> seconds, new tokens
 
 
-def ours(precision: str) -> tuple[Run, Any]:
-    model, tokenizer = pellucid.load("smollm2", dtype=precision)
+def ours(precision: str, device: str) -> tuple[Run, Any]:
+    model, tokenizer = pellucid.load("smollm2", dtype=precision, device=device)
     weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if reason := why_not_native(model):
-        print(f"pellucid, {precision}: no native step, because {reason}", file=sys.stderr)
+    kept = Engine(model, tokenizer, num_blocks=512) if device == "cuda" else None
+    how = Engine(model, tokenizer, num_blocks=4).runner.how
+    print(f"pellucid, {precision}, steps: {how}", file=sys.stderr)
 
     def run(prompts: list[list[int]], new: int) -> tuple[float, list[list[int]]]:
         params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
-        engine = Engine(model, tokenizer, max_sequences=len(prompts))  # a new one, which knows no prompt yet
+        engine = kept or Engine(model, tokenizer, max_sequences=len(prompts))  # a new one, which knows no prompt yet
+        engine.scheduler.blocks.forget()
         started = time.perf_counter()
         completions = answer_all(engine, prompts, params)
         return time.perf_counter() - started, [one.token_ids for one in completions]
@@ -56,7 +58,7 @@ def ours(precision: str) -> tuple[Run, Any]:
     return run, (model, tokenizer, weight_bytes)
 
 
-def theirs(precision: str) -> tuple[Run, Any]:
+def theirs(precision: str, device: str) -> tuple[Run, Any]:
     from transformers import AutoModelForCausalLM, logging
 
     logging.set_verbosity_error()
@@ -64,10 +66,10 @@ def theirs(precision: str) -> tuple[Run, Any]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=getattr(torch, precision)
-        ).eval()
+        ).to(device).eval()  # fmt: skip
 
     def run(prompts: list[list[int]], new: int) -> tuple[float, list[list[int]]]:
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=device)
         started = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(
@@ -78,7 +80,8 @@ def theirs(precision: str) -> tuple[Run, Any]:
                 do_sample=False,
                 pad_token_id=0,
             )
-        return time.perf_counter() - started, out[:, ids.shape[1] :].tolist()
+        tokens = out[:, ids.shape[1] :].tolist()
+        return time.perf_counter() - started, tokens
 
     return run, model
 
@@ -143,6 +146,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
 
     ceilings = measure_ceilings()
@@ -150,12 +154,18 @@ def main() -> None:
     runs: dict[tuple[str, str], Run] = {}
     models: dict[str, Any] = {}
     for precision in PRECISIONS:
-        runs["pellucid", precision], (model, tokenizer, weight_bytes) = ours(precision)
+        runs["pellucid", precision], (model, tokenizer, weight_bytes) = ours(precision, options.device)
         models[precision] = (model, weight_bytes)
-        runs["transformers", precision], _ = theirs(precision)
+        runs["transformers", precision], _ = theirs(precision, options.device)
     gc.collect()
     ids = tokenizer.encode(TEXT * (1 + (options.prompt + max(options.batches)) // 64))
-    report: dict[str, Any] = {"benchmark": "generation", "prompt": options.prompt, "new": options.new, "batches": {}}
+    report: dict[str, Any] = {
+        "benchmark": "generation",
+        "device": options.device,
+        "prompt": options.prompt,
+        "new": options.new,
+        "batches": {},
+    }
     for batch in options.batches:
         prompts = [ids[row : row + options.prompt] for row in range(batch)]
         results = compare(runs, prompts, options.new, options.repeats)
@@ -184,10 +194,12 @@ def show(
     first = statistics.median(theirs / ours for ours, theirs in first_pairs)
     mine = figures["pellucid"]
     length = options.prompt + options.new // 2
-    share = share_of_memory(*models[mine["precision"]], batch, length, mine["steps_per_second"], ceilings)
+    share = None
+    if options.device == "cpu":  # the ceiling that was measured is main memory's
+        share = share_of_memory(*models[mine["precision"]], batch, length, mine["steps_per_second"], ceilings)
+        print(f"  decoding reaches {share:.0%} of the {ceilings.memory_read:.0f} GB/s that memory gave just now")
     same = sum(x == y for x, y in zip(a["tokens"], b["tokens"], strict=True))
     print(f"  pellucid is {ratio:.2f} times as fast, {first:.2f} times to the first token (medians of the pairs)")
-    print(f"  decoding reaches {share:.0%} of the {ceilings.memory_read:.0f} GB/s that memory gave just now")
     print(f"  {same} of {batch} answers are the same tokens (in lower precisions near-ties may fall either way)")
     return {
         **figures,
