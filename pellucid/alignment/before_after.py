@@ -78,6 +78,15 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """What else a method measures of both models."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The model before and after. losses: None where there is no validation data."""
 
@@ -85,6 +94,7 @@ class Comparison:
     changes: tuple[Change, ...]  # by part; the last one is the whole model
     stops: Stops
     losses: Losses | None
+    measures: tuple[Measure, ...] = ()
 
 
 def compare(
@@ -181,6 +191,11 @@ def as_markdown(comparison: Comparison, name: str, base: str) -> str:
             []
             if losses is None
             else ["", f"Loss on the validation data: {losses.before:.3f} before, {losses.after:.3f} after."]
+        ),
+        *(
+            line
+            for one in comparison.measures
+            for line in ("", f"{one.name}: {one.before:.3f} before, {one.after:.3f} after.")
         ),
         "",
         "| part | parameters | change, relative to its norm |",

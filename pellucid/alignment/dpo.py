@@ -114,12 +114,14 @@ class Preferences:
         sums = torch.zeros(2, device=trainer.setting.device)  # nats, pairs
         together = trainer.recipe.train.micro_batch or batch
         numbers = self.pairs.read(share).numbers.numpy()
+        trainer.model.eval()
         for start in range(0, len(numbers), together):
             part = numbers[start : start + together]
             assert self.pairs.reference is not None
             reference = torch.from_numpy(self.pairs.reference[part, 2]).to(sums.device)
             found = other_log_probs(trainer.model, self.pairs, part, trainer.setting.autocast)
             sums += torch.stack([(found - reference).sum(), torch.tensor(float(len(part)), device=sums.device)])
+        trainer.model.train()
         nats, count = trainer.ranks.sum(sums).tolist()
         # z_0 = max(0, mean over pairs of log pi(y' | x) / ref(y' | x))        (Ethayarajh et al. 2024, section 4.1)
         return max(0.0, nats / max(count, 1))

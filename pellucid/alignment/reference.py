@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pellucid.alignment.policy import Reference
 from pellucid.checkpoints.atomic import atomic_file
 from pellucid.data.mismatched import mismatched
 from pellucid.data.pairs import Floats, PairExamples, Pairs
+from pellucid.models.adapters import adapter_off
 from pellucid.models.decoder import Decoder
 from pellucid.training.log_probs import sequence_log_probs
 
@@ -31,7 +31,7 @@ def answer_log_probs(model: Decoder, examples: PairExamples, autocast: torch.dty
 
 
 def reference_log_probs(
-    reference: Reference,
+    model: Decoder,
     pairs: Pairs,
     *,
     rows: int = 8,
@@ -43,20 +43,18 @@ def reference_log_probs(
 ) -> Floats:
     """log ref(y | x) of both answers of every pair, (P, 2) in float32, `rows` rows at a time.
 
+    model: the policy before its first step; with its adapter off it is the reference.
     file: where they are kept, and found again if `made_from` (whatever beside the pairs they depend on) is the same.
     others: a third column has the log-probability of another pair's better answer, for KTO's point of reference.
     """
     key = hashlib.sha256(json.dumps([pairs.content, made_from, others]).encode()).hexdigest()
     found = _kept(file, key) if file is not None else None
     if found is None:
-        with reference() as model:
-            found = np.concatenate(
-                [
-                    _own(model, pairs, rows, autocast, progress),
-                    *([_others(model, pairs, rows, autocast, progress)] if others else []),
-                ],
-                1,
-            )
+        with adapter_off(model):
+            columns = [_own(model, pairs, rows, autocast, progress)]
+            if others:
+                columns.append(_others(model, pairs, rows, autocast, progress))
+        found = np.concatenate(columns, 1)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(file) as temporary:

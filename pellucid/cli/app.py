@@ -23,9 +23,11 @@ from pellucid.cli import (
     data,
     demo,
     doctor,
+    dpo,
     generate,
     pretrain,
     quantize,
+    reward,
     serve,
     sft,
     show,
@@ -77,6 +79,8 @@ app.command(rich_help_panel=START)(chat.chat)
 app.command(rich_help_panel=START)(doctor.doctor)
 app.command(rich_help_panel=MAKE)(pretrain.pretrain)
 app.command(rich_help_panel=MAKE)(sft.sft)
+app.command(rich_help_panel=MAKE)(dpo.dpo)
+app.command(rich_help_panel=MAKE)(reward.reward)
 app.command(rich_help_panel=MAKE)(constitution.constitution)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)

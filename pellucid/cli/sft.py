@@ -65,3 +65,5 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(
             f"loss on the validation data: {comparison.losses.before:.3f} before, {comparison.losses.after:.3f} after"
         )
+    for one in comparison.measures:
+        console.print(f"{one.name}: {one.before:.3f} before, {one.after:.3f} after")
