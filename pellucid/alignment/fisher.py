@@ -13,12 +13,10 @@ drawn at another, and every score has mean zero, so
 
 and one gradient of a whole row is as good as one for each token of it.
 
-P parameters that are trained, V vocabulary.
+N tokens, E hidden size, V vocabulary.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,29 +60,17 @@ def draw(hidden: Tensor, weight: Tensor, softcap: float | None, seed: int) -> Te
     return torch.cat(found)
 
 
-def scores(model: Decoder, rows: Rows, numbers: Sequence[int], seed: int, ranks: Ranks) -> Tensor:
-    """A score of each of these rows, divided by the root of its tokens: (len(numbers), P), float32.
+def fisher_diagonal(model: Decoder, rows: Rows, numbers: range, seed: int, ranks: Ranks) -> list[Tensor]:
+    """The diagonal of F, for a token, on the rows with these numbers: a tensor for each of `trained`.
 
-    The mean over rows of g g^T then estimates F, for a token. Of several processes each computes its share.
+    One gradient for each row, of which each process computes its share.
     """
-    found = torch.zeros(len(numbers), sum(parameter.numel() for parameter in trained(model)), device=model.device)
-    for place in ranks.share(range(len(numbers))):
-        gradients, tokens = _score_of(model, rows, numbers[place], seed)
-        found[place] = torch.cat([gradient.flatten() for gradient in gradients]) / max(tokens, 1) ** 0.5
-    return ranks.sum(found)
-
-
-def fisher_diagonal(model: Decoder, rows: Rows, count: int, seed: int, ranks: Ranks) -> list[Tensor]:
-    """The diagonal of F, for a token, on the first `count` rows: a tensor for each of `trained`."""
     sums = [torch.zeros_like(parameter) for parameter in trained(model)]
     tokens = torch.zeros((), device=model.device)
-    for number in ranks.share(range(count)):
-        gradients, here = _score_of(model, rows, number, seed)
+    for number in ranks.share(numbers):
+        row = rows.read([number]).to(model.device)
+        gradients, here = score(model, row, random_number(1 << 63, "fisher", seed, number))
         torch._foreach_addcmul_(sums, gradients, gradients)
         tokens += here
     every = ranks.sum(tokens).clamp(min=1)
     return [ranks.sum(each) / every for each in sums]
-
-
-def _score_of(model: Decoder, rows: Rows, number: int, seed: int) -> tuple[tuple[Tensor, ...], int]:
-    return score(model, rows.read([number]).to(model.device), random_number(1 << 63, "fisher", seed, number))

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pellucid.alignment.fisher import fisher_diagonal, scores, trained
+from pellucid.alignment.fisher import fisher_diagonal, trained
 from pellucid.alignment.invariant import InvariantPath
 from pellucid.alignment.recipe import KeepRecipe
 from pellucid.data.examples import BatchOfRows, Rows
@@ -33,21 +33,19 @@ PENALTY = "penalty"  # its name among the measures
 def hold(trainer: Trainer, keep: KeepRecipe, old: Rows | None) -> None:
     """Makes a trainer that has not begun keep what its model knows.
 
-    old: rows of old text, for ewc and fip.
+    old: rows of old text, for ewc and fip; with fewer than are to be measured they are read again.
     """
-    model, ranks, seed = trainer.model, trainer.ranks, trainer.recipe.seed
     if keep.penalty == "fip":
         assert old is not None
         measure = partial(_measure, trainer, old)
-        trainer.optimizers = InvariantPath(trainer.optimizers, model, measure, keep.strength, keep.directions)
+        trainer.optimizers = InvariantPath(trainer.optimizers, trainer.model, measure, keep.strength, keep.rows)
         return
     importance = None
     if keep.penalty == "ewc":
         assert old is not None
-        with torch.autocast(model.device.type, trainer.setting.autocast, enabled=trainer.setting.autocast is not None):
-            importance = fisher_diagonal(model, old, min(keep.rows, len(old)), seed, ranks)
+        importance = _measure(trainer, old, range(keep.rows))
     assert isinstance(trainer.method, Supervised)
-    penalty = quadratic(trained(model), keep.strength, importance)
+    penalty = quadratic(trained(trainer.model), keep.strength, importance)
     trainer.method = replace(
         trainer.method,
         objective=penalised(trainer.method.objective, penalty),
@@ -86,7 +84,8 @@ def penalised(objective: Objective, penalty: Callable[[], Tensor]) -> Objective:
     return held
 
 
-def _measure(trainer: Trainer, old: Rows, numbers: range) -> Tensor:
+def _measure(trainer: Trainer, old: Rows, numbers: range) -> list[Tensor]:
+    """The diagonal of the Fisher information, computed as the run computes."""
     autocast, device = trainer.setting.autocast, trainer.setting.device
     # A row alone would have a shape of its own to compile.
     with (
@@ -94,4 +93,4 @@ def _measure(trainer: Trainer, old: Rows, numbers: range) -> Tensor:
         torch.compiler.set_stance("force_eager"),
         torch.autocast(device.type, autocast, enabled=autocast is not None),
     ):
-        return scores(trainer.model, old, numbers, trainer.recipe.seed, trainer.ranks)
+        return fisher_diagonal(trainer.model, old, numbers, trainer.recipe.seed, trainer.ranks)

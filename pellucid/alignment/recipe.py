@@ -48,8 +48,7 @@ class KeepRecipe(Section):
     penalty: Literal["l2", "ewc", "fip"]
     strength: float = Field(gt=0)  # lambda; of fip, how far a step is turned away from what changes old answers
     data: Paths = ()  # old text, for ewc and fip; none: that of data.replay
-    rows: int = Field(256, gt=0)  # ewc: of the old text, on which the Fisher information is measured
-    directions: int = Field(64, gt=0)  # fip: how many stand for the metric, each as large as all that is trained
+    rows: int = Field(256, gt=0)  # of the old text, on which ewc and fip measure what each weight is for
 
     @model_validator(mode="after")
     def _used(self) -> KeepRecipe:
