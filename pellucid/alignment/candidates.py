@@ -35,8 +35,8 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """Equal prompts, and no others, have the same key."""
-        return json.dumps([self.messages, self.columns], sort_keys=True, ensure_ascii=False)
+        """Equal messages, and no others, have the same key."""
+        return json.dumps(self.messages, sort_keys=True, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def prompt_of(value: Any, place: str) -> Prompt:
 def candidates(
     engine: Engine, prompts: Sequence[Prompt], count: int, params: SamplingParams, seed: int = 0
 ) -> list[Candidates]:
-    """`count` answers to each prompt, drawn by `params`; equal ones and empty ones are left out.
+    """`count` answers to each prompt, drawn by `params`; equal ones and those that no data may hold (empty, or with the
+    character NUL) are left out.
 
     What is drawn for a prompt is a function of it, of `params` and of `seed`, whatever else is asked. Raises
     `InputError` by its place for a prompt that the context does not hold or the chat template refuses.
@@ -111,7 +112,7 @@ def candidates(
             drawn = params.with_({"n": count, "seed": random_number(2**31, "candidates", seed, prompt.key)})
             outputs.add(prompt_ids(engine, prompt), drawn, in_chat=True)
         answered = list(outputs.answered())
-    texts = [[answer.text.strip() for answer in one.answers] for one in answered]
+    texts = [[answer.text.strip() for answer in one.answers if "\0" not in answer.text] for one in answered]
     return [
         Candidates(prompt, tuple(dict.fromkeys(filter(None, several))))
         for prompt, several in zip(prompts, texts, strict=True)

@@ -25,6 +25,9 @@ from pellucid.cli import (
     doctor,
     dpo,
     generate,
+    grpo,
+    ppo,
+    prefer,
     pretrain,
     quantize,
     reward,
@@ -81,6 +84,9 @@ app.command(rich_help_panel=MAKE)(pretrain.pretrain)
 app.command(rich_help_panel=MAKE)(sft.sft)
 app.command(rich_help_panel=MAKE)(dpo.dpo)
 app.command(rich_help_panel=MAKE)(reward.reward)
+app.command(rich_help_panel=MAKE)(ppo.ppo)
+app.command(rich_help_panel=MAKE)(grpo.grpo)
+app.command(rich_help_panel=MAKE)(prefer.prefer)
 app.command(rich_help_panel=MAKE)(constitution.constitution)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)

@@ -38,7 +38,7 @@ from pellucid.models.decoder import Decoder
 from pellucid.training.metrics import read_metrics
 from pellucid.training.recipe import parse_recipe
 from pellucid.training.step import take_gradient
-from tests.alignment.chats import save_base, write_lines
+from tests.alignment.chats import base_tokenizer, save_base, write_lines
 from tests.alignment.preferences import about_towns, ranked
 from tests.checkpoints.tiny import random_model, tiny_tokenizer
 from tests.data.made import in_memory
