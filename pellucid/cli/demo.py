@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pellucid.training.loop import Outcome
 
 EXCERPT = 420  # characters of the text that are shown
+SHORT = {"pretrain": "base", "sft": "tuned", "dpo": "dpo"}
+MARKS = {None: ("", "cyan"), True: ("\N{CHECK MARK} ", "green"), False: ("\N{MULTIPLICATION X} ", "red")}
 
 
 def demo(
@@ -39,7 +42,7 @@ def demo(
         typer.Option("--model", help="Train nothing: let this model answer three questions.", show_default=False),
     ] = None,
 ) -> int:
-    """From nothing to a model that answers: text, tokenizer, pretraining, fine-tuning, examination, chat.
+    """From nothing to a model that answers: text, tokenizer, pretraining, fine-tuning, preferences, examination, chat.
 
     It takes some minutes on two cores, and the same command goes on where it was stopped. The text tells of a small
     invented world whose every fact is known, so that each answer can be checked. At the end: one table, report.html.
@@ -67,8 +70,10 @@ def demo(
 
 def walk(console: Console, this: Demo) -> int:
     """All stages, or those that are left; the exit status."""
+    from pellucid.alignment.dpo_run import learn_preferences
     from pellucid.alignment.sft import fine_tune
     from pellucid.cli.training import preparing, sample, say
+    from pellucid.evaluation.demo_preferences import dpo_recipe, write_preferences
     from pellucid.evaluation.examination import examined, read_results
     from pellucid.evaluation.first_model import pretrain_recipe, sft_recipe
     from pellucid.training.pretrain import pretrain
@@ -89,18 +94,27 @@ def walk(console: Console, this: Demo) -> int:
         tuned, _ = fine_tune(sft_recipe(this), say=say, progress=preparing())
         if tuned.signal is not None:
             return stopped(console, tuned)
-        heading(console, "4", "Examination")
+        if this.size.dpo_steps:
+            heading(console, "4", "Preferences: which of its own answers are better")
+            explain(console, PREFERRING)
+            if write_preferences(this, say):
+                preferred, _ = learn_preferences(dpo_recipe(this), say=say, progress=preparing())
+                if preferred.signal is not None:
+                    return stopped(console, preferred)
+            else:
+                explain(console, "Too few of its answers differ in worth to learn from: the fine-tuned model stays.")
+        heading(console, "5", "Examination")
         results = examined(this, say)
         results.save(this.folder)
         explain(console, f"{time.monotonic() - began:,.0f} s from the first line to this one")
     else:
         explain(console, f"{this.folder} has come to its end before: this is what it gave")
-    heading(console, "5", "What it is worth")
+    heading(console, "6", "What it is worth")
     show_table(console, results)
     explain(console, results.how)
-    heading(console, "6", "A short chat")
+    heading(console, "7", "A short chat")
     for exchange in results.exchanges:
-        show_exchange(console, exchange)
+        show_exchange(console, exchange, results.models)
     finish(console, this, results)
     return 0
 
@@ -113,6 +127,10 @@ FINE_TUNING = (
     "So far the model only goes on with text. Now it reads conversations, and learns what an assistant says in them, "
     "and to stop. None is about the people who are held out. Some questions have no answer, and there it is shown to "
     "say so."
+)
+PREFERRING = (
+    "Now it answers each question several times, and the world says which answers are better: a right one than none, "
+    "none than one that is made up. Direct preference optimisation makes the better ones likelier, and no others."
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "
@@ -162,43 +180,42 @@ def show_tokens(console: Console, this: Demo) -> None:
 def show_table(console: Console, results: Results) -> None:
     from rich.table import Table
 
-    table = Table("", "base model", "after fine-tuning")
+    from pellucid.evaluation.examination import MODELS
+
+    table = Table("", *(MODELS[name] for name in results.models))
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
     for line in results.table:
-        table.add_row(line.measure, line.base, line.tuned, style="bold" if line.important else "")
+        table.add_row(line.measure, *line.values, style="bold" if line.important else "")
     console.print(table)
 
 
-def show_exchange(console: Console, exchange: Exchange) -> None:
+def show_exchange(console: Console, exchange: Exchange, models: Sequence[str]) -> None:
     from rich.text import Text
 
     truth = "nobody knows" if exchange.truth is None else exchange.truth
     console.print(Text(exchange.question, "bold").append(f"   ({exchange.about})", "dim"), soft_wrap=True)
-    if exchange.base_right is not None:
+    if exchange.answers[0].right is not None:
         console.print(Text("  truth   ", "dim").append(truth))
-    for who, text, right in (
-        ("base    ", exchange.base, exchange.base_right),
-        ("tuned   ", exchange.tuned, exchange.tuned_right),
-    ):
-        mark, style = {None: ("", "cyan"), True: ("\N{CHECK MARK} ", "green"), False: ("\N{MULTIPLICATION X} ", "red")}[
-            right
-        ]
-        console.print(Text(f"  {who}", "dim").append(mark + " ".join(text.split()), style), soft_wrap=True)
+    for who, said in zip(models, exchange.answers, strict=True):
+        mark, style = MARKS[said.right]
+        console.print(
+            Text(f"  {SHORT[who]:8}", "dim").append(mark + " ".join(said.text.split()), style), soft_wrap=True
+        )
 
 
 def finish(console: Console, this: Demo, results: Results) -> None:
     """Writes the page, and says what to do next."""
-    from pellucid.evaluation.first_model import BASE, TUNED
+    from pellucid.evaluation.first_model import BASE
     from pellucid.evaluation.page import write_page
 
     page = write_page(this, results)
     heading(console, "=", "Go on")
     for command, what in (
-        (f"pellucid chat {this.folder / TUNED}", "ask it yourself"),
+        (f"pellucid chat {this.folder / results.models[-1]}", "ask it yourself"),
         (f"pellucid generate {this.folder / BASE} -p '...'", "the base model goes on with a text"),
-        (f"pellucid show {this.folder / TUNED}", "what is in it"),
+        (f"pellucid show {this.folder / results.models[-1]}", "what is in it"),
         (str(page), "open it in a browser: curves, samples, every setting"),
     ):
         console.print(f"  [bold]{command}[/bold]  [dim]{what}[/dim]", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The end of a demo: what the base model and the fine-tuned one are worth, beside each other, every number counted."""
+"""The end of a demo: what its models are worth, beside each other, every number counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pellucid.checkpoints.load import load
 from pellucid.data.packing import Stream
 from pellucid.data.shards import open_shards
 from pellucid.data.tinyworld import SPLITS, TinyWorld
-from pellucid.evaluation.first_model import BASE, QUIZ, TUNED, Demo, opening
+from pellucid.evaluation.first_model import BASE, PREFERRED, QUIZ, TUNED, Demo, opening
 from pellucid.evaluation.world import Reply, Share, ask_as_quiz, ask_in_chat, examine, knowledge
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -31,41 +31,48 @@ SORTS = {  # of questions without an answer: what they ask for
     "too late": "what happened after the texts",
 }
 ALL = "all"
+MODELS = {BASE: "base model", TUNED: "fine-tuned", PREFERRED: "and preferences"}
+Opened = tuple[Decoder, Tokenizer]
 
 
 class Line(BaseModel):
-    """One measure of both models, as it is shown."""
+    """One measure of all models, as it is shown."""
 
     model_config = ConfigDict(frozen=True)
 
     measure: str
-    base: str
-    tuned: str
+    values: tuple[str, ...]
     important: bool = False
 
 
+class Said(BaseModel):
+    """A model's answer. right: None where nobody can say."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    right: bool | None = None
+
+
 class Exchange(BaseModel):
-    """A question to both models. truth: the world's answer, None where it has none. right: whether each was right, None
-    where nobody can say."""
+    """A question to all models. truth: the world's answer, None where it has none."""
 
     model_config = ConfigDict(frozen=True)
 
     question: str
     about: str
     truth: str | None
-    base: str
-    base_right: bool | None
-    tuned: str
-    tuned_right: bool | None
+    answers: tuple[Said, ...]
 
 
 class Results(BaseModel):
-    """What the examination gave."""
+    """What the examination gave. models: keys of `MODELS`, in the order of the values and answers."""
 
     model_config = ConfigDict(frozen=True)
 
+    models: tuple[str, ...]
     table: tuple[Line, ...]
-    how: str  # each of the two was asked
+    how: str  # each of them was asked
     exchanges: tuple[Exchange, ...]
 
     def save(self, folder: Path) -> None:
@@ -79,85 +86,83 @@ def read_results(folder: Path) -> Results | None:
     return Results.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def open_both(folder: Path) -> tuple[tuple[Decoder, Tokenizer], tuple[Decoder, Tokenizer]]:
-    """The base model and the fine-tuned one."""
-    return load(str(folder / BASE), dtype="float32"), load(str(folder / TUNED), dtype="float32")
+def open_models(folder: Path, names: Sequence[str]) -> list[Opened]:
+    """The models of a demo, by the folders of their runs."""
+    return [load(folder / name, dtype="float32") for name in names]
 
 
 def examined(demo: Demo, tell: Callable[[str], None]) -> Results:
-    """The examination of a demo whose two models are there; `tell` is told what is done, a line each."""
+    """The examination of a demo whose models are there; `tell` is told what is done, a line each."""
     if demo.source is None:
         return examine_world(demo.folder, demo.world, tell)
     return examine_own(demo.folder, list(itertools.islice(demo.held_out(), ASKED)), tell)
 
 
 def examine_world(folder: Path, world: TinyWorld, tell: Callable[[str], None]) -> Results:
-    """Both models of the demo in `folder`, asked about the world that they learnt from."""
-    base, tuned = open_both(folder)
-    tell("asking the base model")
-    before = examine(world, ask_as_quiz(*base))
-    tell("asking the fine-tuned model")
-    after = examine(world, ask_in_chat(*tuned))
+    """The models of the demo in `folder`, asked about the world that they learnt from."""
+    names = tuple(name for name in MODELS if (folder / name).is_dir())
+    models = open_models(folder, names)
+    replies: list[Sequence[Reply]] = []
+    for name, (model, tokenizer) in zip(names, models, strict=True):
+        tell(f"asking the model of {name}")
+        replies.append(examine(world, (ask_as_quiz if name == BASE else ask_in_chat)(model, tokenizer)))
     return Results(
-        table=(bits_per_byte(folder, base, tuned), *knowledge_lines(before, after)),
-        how="The texts ask about everybody, the conversations about half of the people: what is right about the other "
-        "half was carried over, and the questions without an answer are about that half. The base model goes on with "
-        f"{QUIZ.format('...')!r}, a form that its texts have; the fine-tuned one is asked through its chat template. "
-        "Both take the most likely token at every step.",
-        exchanges=tuple(chosen(before, after)),
+        models=names,
+        table=(bits_per_byte(folder, models), *knowledge_lines(replies)),
+        how="The texts ask about everybody, the conversations and the preferences about half of the people: what is "
+        "right about the other half was carried over, and the questions without an answer are about that half. The "
+        f"base model goes on with {QUIZ.format('...')!r}, a form that its texts have; the others are asked through "
+        "their chat template. All take the most likely token at every step.",
+        exchanges=tuple(chosen(replies)),
     )
 
 
-def bits_per_byte(folder: Path, base: tuple[Decoder, Tokenizer], tuned: tuple[Decoder, Tokenizer]) -> Line:
-    """On text that neither was trained on."""
-    rows = Stream(
-        open_shards(folder / BASE / "data" / "validation"), base[0].config.max_positions // 2, 0, shuffle=False
-    )
-    seen = [evaluate(model, tokenizer, rows, ROWS).bits_per_byte for model, tokenizer in (base, tuned)]
-    shown = ["-" if bits is None else f"{bits:.3f}" for bits in seen]
-    return Line(measure="bits per byte on held-out text", base=shown[0], tuned=shown[1])
+def bits_per_byte(folder: Path, models: Sequence[Opened]) -> Line:
+    """On text that none was trained on."""
+    context = models[0][0].config.max_positions // 2
+    rows = Stream(open_shards(folder / BASE / "data" / "validation"), context, 0, shuffle=False)
+    seen = [evaluate(model, tokenizer, rows, ROWS).bits_per_byte for model, tokenizer in models]
+    shown = tuple("-" if bits is None else f"{bits:.3f}" for bits in seen)
+    return Line(measure="bits per byte on held-out text", values=shown)
 
 
-def knowledge_lines(before: Sequence[Reply], after: Sequence[Reply]) -> Iterator[Line]:
-    """The lines of the table on right, refused and invented answers."""
-    base, tuned = knowledge(before), knowledge(after)
+def knowledge_lines(replies: Sequence[Sequence[Reply]]) -> Iterator[Line]:
+    """The lines of the table on right, refused and invented answers. replies: of each model."""
+    known = [knowledge(of_one) for of_one in replies]
     train, held_out = SPLITS
     people = {train: "people of the conversations", held_out: "people of whom no conversation was"}
     for split in SPLITS:
         yield Line(
             measure=f"right on {people[split]}",
-            base=str(base.right[split]),
-            tuned=str(tuned.right[split]),
+            values=tuple(str(one.right[split]) for one in known),
             important=split == held_out,
         )
     yield Line(
         measure=f"refuses although it is told: {people[held_out]}",
-        base=str(base.refused[held_out]),
-        tuned=str(tuned.refused[held_out]),
+        values=tuple(str(one.refused[held_out]) for one in known),
     )
     yield Line(
         measure="invents an answer where there is none",
-        base=str(base.invented[ALL]),
-        tuned=str(tuned.invented[ALL]),
+        values=tuple(str(one.invented[ALL]) for one in known),
         important=True,
     )
     for sort, what in SORTS.items():
-        if sort in base.invented:
-            yield Line(measure=f"  {what}", base=str(base.invented[sort]), tuned=str(tuned.invented[sort]))
+        if sort in known[0].invented:
+            yield Line(measure=f"  {what}", values=tuple(str(one.invented[sort]) for one in known))
 
 
-def chosen(before: Sequence[Reply], after: Sequence[Reply]) -> Iterator[Exchange]:
+def chosen(replies: Sequence[Sequence[Reply]]) -> Iterator[Exchange]:
     """A short chat about people who are held out: the first question on each of some relations, then of each sort.
 
-    They are the first ones there are, whatever was answered.
+    They are the first ones there are, whatever was answered. replies: of each model, to the same questions.
     """
     relations = ["home", "trade", "pet", "born"]
     seen: set[str] = set()
-    pairs = [pair for pair in zip(before, after, strict=True) if pair[0].people == SPLITS[1]]
-    told = [pair for pair in pairs if pair[0].question.sort == "told" and pair[0].question.relation in relations]
-    unanswerable = [pair for pair in pairs if pair[0].question.sort != "told"]
-    for first, second in [*told, *unanswerable]:
-        question = first.question
+    together = [several for several in zip(*replies, strict=True) if several[0].people == SPLITS[1]]
+    told = [each for each in together if each[0].question.sort == "told" and each[0].question.relation in relations]
+    unanswerable = [each for each in together if each[0].question.sort != "told"]
+    for each in [*told, *unanswerable]:
+        question = each[0].question
         kind = question.relation if question.sort == "told" else question.sort
         if kind in seen:
             continue
@@ -166,26 +171,26 @@ def chosen(before: Sequence[Reply], after: Sequence[Reply]) -> Iterator[Exchange
             question=question.text,
             about="told in the texts" if question.sort == "told" else SORTS[question.sort],
             truth=question.answer,
-            base=first.text,
-            base_right=first.right,
-            tuned=second.text,
-            tuned_right=second.right,
+            answers=tuple(Said(text=reply.text, right=reply.right) for reply in each),
         )
 
 
 def examine_own(folder: Path, passages: Sequence[str], tell: Callable[[str], None]) -> Results:
-    """Both models of the demo in `folder`, on a text of whose facts nothing is known: they go on with `passages`."""
-    base, tuned = open_both(folder)
+    """The models of the demo in `folder`, on a text of whose facts nothing is known: they go on with `passages`."""
+    names = (BASE, TUNED)
+    models = open_models(folder, names)
+    tokenizer = models[-1][1]
     tell("asking both models to go on")
     beginnings = [opening(passage) for passage in passages]
-    questions = [question_of(text, tuned[1]) for text in beginnings]
-    answers = [ask(model, tuned[1], questions, LIMIT) for model in (base[0], tuned[0])]
-    end = turn_end(tuned[1])
-    stopped = [str(Share(sum(one.finish_detail == end for one in each), len(each))) for each in answers]
+    questions = [question_of(text, tokenizer) for text in beginnings]
+    answers = [ask(model, tokenizer, questions, LIMIT) for model, _ in models]
+    end = turn_end(tokenizer)
+    stopped = tuple(str(Share(sum(one.finish_detail == end for one in each), len(each))) for each in answers)
     return Results(
+        models=names,
         table=(
-            bits_per_byte(folder, base, tuned),
-            Line(measure=f"stops by itself within {LIMIT} tokens", base=stopped[0], tuned=stopped[1], important=True),
+            bits_per_byte(folder, models),
+            Line(measure=f"stops by itself within {LIMIT} tokens", values=stopped, important=True),
         ),
         how="Both are given the first words of held-out passages as a user's message, in the chat template, and take "
         "the most likely token at every step.",
@@ -194,11 +199,8 @@ def examine_own(folder: Path, passages: Sequence[str], tell: Callable[[str], Non
                 question=text,
                 about="the beginning of a passage that neither has read",
                 truth=None,
-                base=one.text,
-                base_right=None,
-                tuned=other.text,
-                tuned_right=None,
+                answers=tuple(Said(text=one.text) for one in each),
             )
-            for text, one, other in itertools.islice(zip(beginnings, *answers, strict=True), SHOWN)
+            for text, *each in itertools.islice(zip(beginnings, *answers, strict=True), SHOWN)
         ),
     )

@@ -22,7 +22,7 @@ from pellucid.data.tinyworld import TinyWorld
 from pellucid.errors import InputError
 from pellucid.training.recipe import PretrainRecipe, parse_recipe
 
-TEXT, BASE, TUNED = "text", "pretrain", "sft"  # folders of a demo's own
+TEXT, BASE, TUNED, PREFERRED = "text", "pretrain", "sft", "dpo"  # folders of a demo's own
 TRAIN, HELD_OUT, CONVERSATIONS = "train.jsonl", "held-out.jsonl", "conversations.jsonl"
 BEGUN = "demo.json"  # what the demo was begun with
 MEASURED = 2  # tellings of each fact in the texts to be measured on
@@ -36,7 +36,7 @@ PASSAGE = 600  # characters of a passage, about
 @dataclass(frozen=True, slots=True)
 class Size:
     """How large everything is. context: tokens a row; batch: rows a step; the learning rates are the highest ones, of
-    the blocks' matrices (Muon's), of all else, and of fine-tuning."""
+    the blocks' matrices (Muon's), of all else, of fine-tuning, and of learning from preferences."""
 
     vocab_size: int
     hidden_size: int
@@ -51,11 +51,14 @@ class Size:
     sft_lr: float
     people: int = 0
     tellings: int = 0
+    dpo_steps: int = 0
+    dpo_lr: float = 2e-5
 
 
 WORLD = Size(
     vocab_size=2048, hidden_size=128, layers=4, heads=4, context=256, batch=8, steps=1400,
     matrix_lr=3e-3, lr=5e-3, sft_steps=240, sft_lr=5e-4, people=40, tellings=300,
+    dpo_steps=60,
 )  # fmt: skip
 
 
@@ -63,7 +66,9 @@ def size_for(characters: int) -> Size:
     """What suits a text of so many characters: about ten readings of a short one, part of a long one."""
     vocab_size = 512 if characters < 100_000 else 1024 if characters < 500_000 else 2048
     seen = min(max(10 * characters // 4, 400_000), 2_500_000)  # tokens; one is about four characters
-    return replace(WORLD, vocab_size=vocab_size, steps=seen // (WORLD.batch * WORLD.context), people=0, tellings=0)
+    return replace(
+        WORLD, vocab_size=vocab_size, steps=seen // (WORLD.batch * WORLD.context), people=0, tellings=0, dpo_steps=0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.source import RUN_RECIPE
-from pellucid.evaluation.examination import Exchange, Line, Results
-from pellucid.evaluation.first_model import BASE, TUNED, Demo
+from pellucid.evaluation.examination import MODELS, Exchange, Line, Results, Said
+from pellucid.evaluation.first_model import BASE, PREFERRED, TUNED, Demo
 from pellucid.training.curves import draw
 from pellucid.training.loop import SAMPLES
 from pellucid.training.metrics import read_metrics
@@ -21,11 +22,12 @@ from pellucid.training.metrics import read_metrics
 REPORT = "report.html"
 TITLE = "From text to a model that answers"
 EXCERPT = 1_500  # characters of the text
+STYLES = {BASE: "base", TUNED: "tuned", PREFERRED: "preferred"}
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf7; --card: #ffffff; --ink: #22252a; --soft: #6b7078; --line: #e4e2dc;
-  --base: #b4540a; --tuned: #00688b; --good: #1b7f4d; --bad: #b3261e; }
+  --base: #b4540a; --tuned: #00688b; --preferred: #6a3fa0; --good: #1b7f4d; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14161a; --card: #1c1f25; --ink: #e6e6e3; --soft: #9aa0a8;
-  --line: #2e323a; --base: #f0a35e; --tuned: #6cc4e8; --good: #67c796; --bad: #f28b82; }
+  --line: #2e323a; --base: #f0a35e; --tuned: #6cc4e8; --preferred: #c3a3f0; --good: #67c796; --bad: #f28b82; }
   figure svg { filter: invert(1) hue-rotate(180deg); } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
@@ -43,7 +45,7 @@ figure { margin: 1rem 0; padding: .75rem; overflow-x: auto; } figure svg { width
 th, td { text-align: left; vertical-align: top; padding: .5rem .9rem; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; } th { font-weight: 600; color: var(--soft); }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; } td.inner { padding-left: 2.2rem; }
-.base { color: var(--base); } .tuned { color: var(--tuned); }
+.base { color: var(--base); } .tuned { color: var(--tuned); } .preferred { color: var(--preferred); }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 pre { padding: 1rem; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
 code { font: .92em ui-monospace, monospace; } summary { cursor: pointer; }
@@ -57,11 +59,11 @@ def write_page(demo: Demo, results: Results) -> Path:
         f"<h1>{escaped(TITLE)}</h1>",
         f"<p class='soft'>{escaped(summary(demo))}</p>",
         tiles(results.table),
-        "<h2>What the two models are worth</h2>",
-        table(results.table),
+        "<h2>What the models are worth</h2>",
+        table(results),
         f"<p class='soft'>{escaped(results.how)}</p>",
         "<h2>Question by question</h2>",
-        exchanges(results.exchanges),
+        exchanges(results),
         "<h2>How it learnt</h2>",
         curves(folder),
         samples(folder),
@@ -89,8 +91,8 @@ def summary(demo: Demo) -> str:
         if demo.source is not None
         else f"{counts['documents']:,} texts about a small invented world of {demo.size.people} people"
     )
-    base, tuned = (read_metrics(demo.folder / run) for run in (BASE, TUNED))
-    seconds = sum(line.get("seconds", 0.0) for line in base + tuned)
+    base, *others = (read_metrics(demo.folder / run) for run in (BASE, TUNED, PREFERRED))
+    seconds = sum(line.get("seconds", 0.0) for line in itertools.chain(base, *others))
     tokens = max((line.get("tokens", 0) for line in base), default=0)
     return (
         f"A model that had never seen a word read {source}, {tokens:,} tokens in all, and then learnt to answer from "
@@ -116,47 +118,52 @@ def tiles(lines: Sequence[Line]) -> str:
 
 
 def tile(line: Line) -> str:
-    base, tuned = (escaped(text.split(" (")[0]) for text in (line.base, line.tuned))
-    return f"<div class='tile'><s>{base}</s> \N{RIGHTWARDS ARROW} <b>{tuned}</b><br>{escaped(line.measure)}</div>"
+    *before, last = (escaped(text.split(" (")[0]) for text in line.values)
+    arrow = " \N{RIGHTWARDS ARROW} "
+    return f"<div class='tile'><s>{arrow.join(before)}</s>{arrow}<b>{last}</b><br>{escaped(line.measure)}</div>"
 
 
-def table(lines: Sequence[Line]) -> str:
-    head = "<tr><th></th><th class='base'>base model</th><th class='tuned'>after fine-tuning</th></tr>"
+def heads(results: Results) -> str:
+    """The heads of the models' columns."""
+    return "".join(f"<th class='{STYLES[name]}'>{escaped(MODELS[name])}</th>" for name in results.models)
+
+
+def table(results: Results) -> str:
     rows = (
         f"<tr><td{' class=inner' if line.measure.startswith(' ') else ''}>{escaped(line.measure.strip())}</td>"
-        f"<td class='number'>{escaped(line.base)}</td><td class='number'>{escaped(line.tuned)}</td></tr>"
-        for line in lines
+        f"{''.join(f'<td class=number>{escaped(value)}</td>' for value in line.values)}</tr>"
+        for line in results.table
     )
-    return f"<div class='wide'><table>{head}{''.join(rows)}</table></div>"
+    return f"<div class='wide'><table><tr><th></th>{heads(results)}</tr>{''.join(rows)}</table></div>"
 
 
-def exchanges(asked: Iterable[Exchange]) -> str:
-    head = "<tr><th>question</th><th>the truth</th><th class='base'>base model</th><th class='tuned'>after</th></tr>"
-    return f"<div class='wide'><table>{head}{''.join(map(exchange, asked))}</table></div>"
+def exchanges(results: Results) -> str:
+    head = f"<tr><th>question</th><th>the truth</th>{heads(results)}</tr>"
+    return f"<div class='wide'><table>{head}{''.join(map(exchange, results.exchanges))}</table></div>"
 
 
 def exchange(one: Exchange) -> str:
     truth = "nobody knows" if one.truth is None else one.truth
     return (
         f"<tr><td>{escaped(one.question)}<br><span class='soft'>{escaped(one.about)}</span></td>"
-        f"<td>{escaped(truth)}</td>{answer(one.base, one.base_right)}{answer(one.tuned, one.tuned_right)}</tr>"
+        f"<td>{escaped(truth)}</td>{''.join(map(answer, one.answers))}</tr>"
     )
 
 
-def answer(text: str, right: bool | None) -> str:
-    if right is None:
-        return f"<td>{escaped(text)}</td>"
-    mark, name = ("\N{CHECK MARK}", "right") if right else ("\N{MULTIPLICATION X}", "wrong")
-    return f"<td><span class='{name}'>{mark}</span> {escaped(text)}</td>"
+def answer(said: Said) -> str:
+    if said.right is None:
+        return f"<td>{escaped(said.text)}</td>"
+    mark, name = ("\N{CHECK MARK}", "right") if said.right else ("\N{MULTIPLICATION X}", "wrong")
+    return f"<td><span class='{name}'>{mark}</span> {escaped(said.text)}</td>"
 
 
 def curves(folder: Path) -> str:
-    """The losses of both runs, where Matplotlib is there to draw them."""
+    """The losses of the runs, where Matplotlib is there to draw them."""
     if find_spec("matplotlib") is None:
         return "<p class='soft'>Curves need Matplotlib: pip install 'pellucid[plot]', and the same command again.</p>"
     drawn = (
         f"<figure>{with_prefix(draw(metrics, name), run)}</figure>"
-        for name, run in (("Pretraining", BASE), ("Fine-tuning", TUNED))
+        for name, run in (("Pretraining", BASE), ("Fine-tuning", TUNED), ("Preferences", PREFERRED))
         if (metrics := read_metrics(folder / run))
     )
     return f"<div class='curves'>{''.join(drawn)}</div>"
@@ -186,6 +193,8 @@ def samples(folder: Path) -> str:
 
 def settings(folder: Path) -> Iterator[str]:
     """The recipes, all of them."""
-    for name, run in (("pretraining", BASE), ("fine-tuning", TUNED)):
+    for name, run in (("pretraining", BASE), ("fine-tuning", TUNED), ("preferences", PREFERRED)):
+        if not (folder / run).is_dir():
+            continue
         recipe = (folder / run / RUN_RECIPE).read_text(encoding="utf-8")
         yield f"<details><summary>The recipe of the {name}, every field</summary><pre>{escaped(recipe)}</pre></details>"
