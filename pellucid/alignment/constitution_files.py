@@ -5,7 +5,7 @@
         critiques/         transcripts.jsonl: prompt, answer, and of each round principle, critique, revision
         sft/               the model after phase 1 (a run of its own)
         judgements/        transcripts.jsonl: prompt, two answers, principle, how likely the first is better
-        dpo/               the model after phase 2 (a run of its own)
+        dpo/               the model after phase 2 (a run of its own); or reward/ and ppo/
         measured/          NAME.json, NAME.jsonl: help and harm of each model, and the answers counted
         report.md          all of that, to read
 """

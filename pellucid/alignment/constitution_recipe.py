@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from pellucid.alignment.constitution import read_constitution
 from pellucid.alignment.dpo_recipe import DPORecipe
+from pellucid.alignment.ppo_recipe import PPORecipe
 from pellucid.alignment.recipe import SFTRecipe
+from pellucid.alignment.reward_recipe import RewardRecipe
+from pellucid.data.tinyworld import TinyWorld
 from pellucid.training.recipe import Paths, Recipe, Section, parse_recipe
+from pellucid.training.schedules import scale
+
+Fields = dict[str, Any]
+R = TypeVar("R", bound=Recipe)
 
 
 class PromptsRecipe(Section):
@@ -26,7 +33,11 @@ class WorldRecipe(Section):
     seed: int = 0
     people: int = Field(40, ge=8, le=5000)
     times: int = Field(2, ge=1)  # wordings of each question to learn from
-    obeying: dict[str, Any] | None = None  # fields of an SFT recipe: the base first learns to do whatever it is asked
+    obeying: Fields | None = None  # of an SFT recipe: the base first learns to do whatever it is asked
+
+    @property
+    def made(self) -> TinyWorld:
+        return TinyWorld(self.seed, self.people)
 
 
 class AnswersRecipe(Section):
@@ -39,8 +50,11 @@ class AnswersRecipe(Section):
 
 class ConstitutionRecipe(Section):
     """critic, judge: who criticises, and who judges pairs: the base itself, or the rules of a TinyWorld; None: the
-    rules where `world` is given, else the model. method: what learns from the preferences.
-    sft, dpo: fields of these methods' own recipes."""
+    rules where `world` is given, else the model.
+
+    sft, and dpo or both reward and ppo: fields of these methods' own recipes. DPO learns from the preferences; or a
+    reward model does, as in the paper, and PPO from that.
+    """
 
     run: str
     base: str
@@ -54,9 +68,10 @@ class ConstitutionRecipe(Section):
     rounds: int = Field(2, ge=1)  # of critique and revision, a principle each
     draws: int = Field(2, ge=2, le=16)  # answers to a prompt in phase 2; the first two that differ are judged
     answers: AnswersRecipe = AnswersRecipe()
-    method: Literal["dpo"] = "dpo"
-    sft: dict[str, Any]
-    dpo: dict[str, Any]
+    sft: Fields
+    dpo: Fields | None = None
+    reward: Fields | None = None
+    ppo: Fields | None = None
 
     @field_validator("constitution")
     @classmethod
@@ -75,10 +90,22 @@ class ConstitutionRecipe(Section):
     @model_validator(mode="after")
     def _stages(self) -> ConstitutionRecipe:
         """What is wrong with a stage's recipe is said before the first one runs."""
-        self.stage("sft", SFTRecipe, self.sft, self.base, "conversations.jsonl")
-        self.stage("dpo", DPORecipe, self.dpo, self.base, "preferences.jsonl")
+        self.sft_stage("sft", self.sft, self.base, "conversations.jsonl")
         if self.world is not None and self.world.obeying is not None:
-            self.stage("obeying", SFTRecipe, self.world.obeying, self.base, "conversations.jsonl")
+            self.sft_stage("obeying", self.world.obeying, self.base, "conversations.jsonl")
+        if self.dpo is not None:
+            self.dpo_stage(self.base, "preferences.jsonl")
+        if self.reward is not None:
+            self.reward_stage(self.base, "preferences.jsonl")
+        if self.ppo is not None:
+            self.ppo_stage(self.base, "prompts.jsonl")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ConstitutionRecipe:
+        rewarded = self.reward is not None and self.ppo is not None
+        if (self.dpo is not None) == rewarded or (self.reward is None) != (self.ppo is None):
+            raise ValueError("say how to learn from the preferences: give either dpo, or both reward and ppo")
         return self
 
     @property
@@ -89,9 +116,24 @@ class ConstitutionRecipe(Section):
     def rules_judge(self) -> bool:
         return self.judge == "rules" or (self.judge is None and self.world is not None)
 
-    def stage(self, name: str, kind: type[Recipe], fields: dict[str, Any], base: str, train: str) -> Any:
-        """The recipe of a stage: `fields`, what the whole says, and where its data are."""
-        place = f"{self.run}/{name}"
-        data = {"train": train, **fields.get("data", {})}
-        given = {"run": place, "base": base, "seed": self.seed, "precision": self.precision}
-        return parse_recipe({**given, **fields, "data": data}, kind, f"the section {name}")
+    def sft_stage(self, name: str, fields: Fields, base: str, data: str) -> SFTRecipe:
+        return self._stage(name, SFTRecipe, fields, base, data)
+
+    def dpo_stage(self, base: str, data: str) -> DPORecipe:
+        return self._stage("dpo", DPORecipe, self.dpo or {}, base, data)
+
+    def reward_stage(self, base: str, data: str) -> RewardRecipe:
+        return self._stage("reward", RewardRecipe, self.reward or {}, base, data)
+
+    def ppo_stage(self, base: str, data: str) -> PPORecipe:
+        fields = {"reward_model": f"{self.run}/reward", **(self.ppo or {})}
+        return self._stage("ppo", PPORecipe, fields, base, data)
+
+    def _stage(self, name: str, kind: type[R], fields: Fields, base: str, train: str) -> R:
+        """The recipe of a stage: its own fields, and what the whole says of it. Its data are in the file `train`."""
+        data = {**fields.get("data", {}), "train": train}
+        given = {"run": f"{self.run}/{name}", "base": base, "seed": self.seed, "precision": self.precision}
+        stage = parse_recipe({**fields, **given, "data": data}, kind, f"the section {name}")
+        if stage.train.steps is not None:
+            scale(stage.optim, 0, stage.train.steps)  # raises where the schedule does not fit
+        return stage

@@ -15,7 +15,7 @@ from pellucid.checkpoints.atomic import atomic_file
 from pellucid.data.messages import text_of
 from pellucid.errors import InputError, did_you_mean
 
-MODELS = {"base": "base", "sft": "after phase 1", "dpo": "after phase 2"}
+MODELS = {"base": "base", "sft": "after phase 1", "dpo": "after phase 2", "ppo": "after phase 2, PPO"}
 SHOWN = 3  # examples of each principle
 
 Record = dict[str, Any]

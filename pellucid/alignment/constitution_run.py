@@ -4,8 +4,8 @@ Phase 1, supervised (section 3): the model answers prompts that tempt it to do h
 by principles drawn from the constitution, and is fine-tuned on the last revisions, and on its own answers to harmless
 prompts so that it stays helpful.
 Phase 2, from AI feedback (section 4): the model of phase 1 answers twice, a judge prefers one of the two by a
-principle, and the model learns from these preferences; here with DPO (Rafailov et al. 2023), where the paper trains a
-preference model and then a policy.
+principle, and the model learns from these preferences: with DPO (Rafailov et al. 2023), or as in the paper, where a
+reward model learns from them and PPO from that.
 
 Left out: examples that show the model how to criticise, reasoning before the letter, soft targets of the preferences.
 Every stage has its folder, and one that is done is not made again: see `constitution_files`.
@@ -26,31 +26,35 @@ from pellucid.alignment.candidates import Prompt, read_prompts
 from pellucid.alignment.constitution import BUNDLED, Constitution
 from pellucid.alignment.constitution_files import CRITIQUES, JUDGEMENTS, TRANSCRIPTS, begin, kept, write_lines
 from pellucid.alignment.constitution_measure import Asked, Measure
-from pellucid.alignment.constitution_recipe import ConstitutionRecipe, PromptsRecipe
+from pellucid.alignment.constitution_recipe import ConstitutionRecipe, PromptsRecipe, WorldRecipe
 from pellucid.alignment.constitution_report import write_report
 from pellucid.alignment.critique import Critic, Draft, Judge, Judgement, Pair, Voice, assistant
-from pellucid.alignment.dpo_recipe import DPORecipe
-from pellucid.alignment.recipe import SFTRecipe
+from pellucid.alignment.dpo_run import learn_preferences
+from pellucid.alignment.ppo import train_ppo
+from pellucid.alignment.reward import train_reward_model
 from pellucid.alignment.sft import fine_tune
 from pellucid.checkpoints.load import load
 from pellucid.checkpoints.source import FINAL
 from pellucid.data.order import permutation, random_number
-from pellucid.data.tinyworld import SPLITS, TinyWorld
+from pellucid.data.tinyworld import SPLITS
 from pellucid.data.tinyworld.harm import obeying, tempting
 from pellucid.errors import InputError, PellucidError, did_you_mean
 from pellucid.operations.hardware import best_precision, use_best_threads
 from pellucid.training.loop import Outcome
+from pellucid.training.recipe import Recipe
 
 Say = Callable[[str], None]
 RED_TEAM, HELPFUL = "red team", "helpful"
-OBEYING, BASE, SFT, DPO = "obeying", "base", "sft", "dpo"  # the models, and the folders of those that are trained
+OBEYING, BASE, SFT = "obeying", "base", "sft"  # models, and the folders of those that are trained
 SEEDS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """measured: of the models that there are, by name ("base", "sft", "dpo"). signal: what stopped the run, if anything
-    did; the same command goes on then."""
+    """measured: of the models that there are, by name ("base", "sft", "dpo" or "ppo").
+
+    signal: what stopped the run, if anything did; the same command goes on then.
+    """
 
     measured: dict[str, list[Measure]]
     signal: int | None = None
@@ -83,7 +87,7 @@ def constitute(recipe: ConstitutionRecipe, *, say: Say = print) -> Ended:
 def prompts_of(recipe: ConstitutionRecipe) -> Prompts:
     """The recipe's prompts. Raises `InputError` for a file that cannot be read, or holds too few to part."""
     if recipe.world is not None:
-        world, times = TinyWorld(recipe.world.seed, recipe.world.people), range(recipe.world.times)
+        world, times = recipe.world.made, range(recipe.world.times)
         tempted = [one for seed in times for one in tempting(world, SPLITS[0], seed)]
         told = [one for seed in times for one in world.questions(SPLITS[0], seed)]
         return Prompts(world_rules.prompts_of(tempted), world_rules.prompts_of(told), measuring.world_asks(world))
@@ -131,34 +135,51 @@ class Run:
     def through(self) -> Ended:
         """All stages, or those that are left."""
         recipe, base = self.recipe, self.recipe.base
+        found: dict[str, list[Measure]] = {}
         if recipe.world is not None and recipe.world.obeying is not None:
-            folder = self.path / OBEYING
-            data = folder.with_name(f"{OBEYING}.jsonl")
-            if not data.is_file():
-                write_lines(data, list(obeying(TinyWorld(recipe.world.seed, recipe.world.people), recipe.seed)))
-            tuning = recipe.stage(OBEYING, SFTRecipe, recipe.world.obeying, base, str(data))
-            if signal := self.trained(OBEYING, lambda: fine_tune(tuning, say=self.say)[0]):
-                return Ended({}, signal)
-            base = str(folder)
-        found = {BASE: self.measure(BASE, base, base)}
-        tuning = recipe.stage(SFT, SFTRecipe, recipe.sft, base, str(self.revise(base)))
-        if signal := self.trained(SFT, lambda: fine_tune(tuning, say=self.say)[0]):
+            taught = recipe.sft_stage(OBEYING, recipe.world.obeying, base, str(self.obey(recipe.world)))
+            if signal := self.trained(taught, lambda: fine_tune(taught, say=self.say)[0]):
+                return Ended(found, signal)
+            base = taught.run
+        found[BASE] = self.measure(BASE, base, base)
+        tuning = recipe.sft_stage(SFT, recipe.sft, base, str(self.revise(base)))
+        if signal := self.trained(tuning, lambda: fine_tune(tuning, say=self.say)[0]):
             return Ended(found, signal)
-        tuned = str(self.path / SFT)
-        found[SFT] = self.measure(SFT, tuned, base)
-        from pellucid.alignment.dpo import prefer
-
-        learning = recipe.stage(DPO, DPORecipe, recipe.dpo, tuned, str(self.prefer(tuned, base)))
-        if signal := self.trained(DPO, lambda: prefer(learning, say=self.say)[0]):
-            return Ended(found, signal)
-        found[DPO] = self.measure(DPO, str(self.path / DPO), base)
+        found[SFT] = self.measure(SFT, tuning.run, base)
+        learning = self.from_preferences(tuning.run, self.prefer(tuning.run, base))
+        for stage, learn in learning:
+            if signal := self.trained(stage, learn):
+                return Ended(found, signal)
+        last = learning[-1][0].run
+        found[Path(last).name] = self.measure(Path(last).name, last, base)
         return Ended(found)
 
-    def trained(self, name: str, train: Callable[[], Outcome]) -> int | None:
+    def obey(self, world: WorldRecipe) -> Path:
+        """The conversations of a model that does whatever it is asked."""
+        file = self.path / f"{OBEYING}.jsonl"
+        return file if file.is_file() else write_lines(file, list(obeying(world.made, self.recipe.seed)))
+
+    def from_preferences(self, tuned: str, preferences: Path) -> list[tuple[Recipe, Callable[[], Outcome]]]:
+        """What is trained in phase 2, in order: the recipe and how it runs. The last one is the model."""
+        recipe, say = self.recipe, self.say
+        if recipe.dpo is not None:
+            dpo = recipe.dpo_stage(tuned, str(preferences))
+            return [(dpo, lambda: learn_preferences(dpo, say=say)[0])]
+        asked = preferences.with_name("prompts.jsonl")
+        if not asked.is_file():
+            prompts = [*self.prompts.red_team, *self.prompts.helpful]
+            write_lines(asked, [{"prompt": list(prompt.messages)} for prompt in prompts])
+        reward, ppo = recipe.reward_stage(tuned, str(preferences)), recipe.ppo_stage(tuned, str(asked))
+        return [
+            (reward, lambda: train_reward_model(reward, say=say)[0]),
+            (ppo, lambda: train_ppo(ppo, say=say)[0]),
+        ]
+
+    def trained(self, stage: Recipe, train: Callable[[], Outcome]) -> int | None:
         """Trains a stage that is not done yet; the signal that stopped it, if one did."""
-        if (self.path / name / FINAL).is_dir():
+        if (Path(stage.run).expanduser() / FINAL).is_dir():
             return None
-        self.say(f"{name}: training")
+        self.say(f"{Path(stage.run).name}: training")
         return train().signal
 
     def voice(self, name: str, *, greedy: bool = False) -> Voice:

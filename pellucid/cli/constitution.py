@@ -49,7 +49,7 @@ def constitution(
         say("stopped and saved: the same command goes on from there")
         return 128 + ended.signal
     print_measures(ended.measured)
-    typer.echo(f"Go on: pellucid chat {read.run}/dpo, pellucid constitution show {read.run}")
+    typer.echo(f"Go on: pellucid chat {read.run}/{list(ended.measured)[-1]}, pellucid constitution show {read.run}")
     return 0
 
 
