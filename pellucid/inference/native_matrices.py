@@ -52,14 +52,30 @@ def type_of(module: nn.Module) -> int:
 def fused(linears: Sequence[nn.Module]) -> Matrix:
     """Layers that read the same input as one matrix; their own weights become parts of it."""
     parts = [Matrix.of(linear) for linear in linears]
-    together = torch.cat([part.weight for part in parts])
-    for linear, rows in zip(linears, together.split([len(part.weight) for part in parts]), strict=True):
-        if isinstance(linear, Quantised):
-            linear.blocks = rows
-        else:
-            linear.weight = nn.Parameter(rows, requires_grad=False)
+    together = as_one([part.weight for part in parts])
+    if together is None:
+        together = torch.cat([part.weight for part in parts])
+        for linear, rows in zip(linears, together.split([len(part.weight) for part in parts]), strict=True):
+            if isinstance(linear, Quantised):
+                linear.blocks = rows
+            else:
+                linear.weight = nn.Parameter(rows, requires_grad=False)
     biases = [part.bias for part in parts if part.bias is not None]
     return parts[0]._replace(weight=together, bias=torch.cat(biases) if biases else None)
+
+
+def as_one(parts: Sequence[Tensor]) -> Tensor | None:
+    """Matrices that lie one behind the other in one piece of memory, as an earlier engine has laid them, as one matrix;
+    None where they do not."""
+    first, columns = parts[0], parts[0].shape[1]
+    storage, at = first.untyped_storage().data_ptr(), first.storage_offset()
+    for part in parts:
+        if (part.untyped_storage().data_ptr(), part.storage_offset(), part.shape[1]) != (storage, at, columns):
+            return None
+        if not part.is_contiguous():
+            return None
+        at += part.numel()
+    return first.as_strided((sum(map(len, parts)), columns), (columns, 1))
 
 
 class Change(NamedTuple):
