@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pellucid.alignment.before_after import changes
 from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.reward_recipe import RewardRecipe
 from pellucid.alignment.reward_report import Report, examine, write_report
@@ -104,6 +105,7 @@ def train_reward_model(
                 return outcome, None
             tell(f"scoring {data.validation.num_answers:,} held-out answers")
             report, scored = examine(model, tokenizer, data.validation, recipe.report.shown, recipe.report.bins)
+            report = replace(report, changes=tuple(changes(_untrained(recipe), model)))
             write_report(report, scored, run.path, recipe.base)
             return outcome, report
         finally:
@@ -187,6 +189,11 @@ def _train(
         ranks=ranks,
     )  # fmt: skip
     return trainer.train(), model, tokenizer
+
+
+def _untrained(recipe: RewardRecipe) -> Classifier:
+    """The model before its first step, without an adapter."""
+    return Classifier.of(open_policy(recipe.base)[0], seed=recipe.seed)
 
 
 def described(recipe: RewardRecipe, data: RewardData, model: Classifier) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pellucid.alignment.before_after import quoted
+from pellucid.alignment.before_after import Change, quoted
 from pellucid.alignment.reward_picture import draw
 from pellucid.alignment.win_rate import wilson
 from pellucid.checkpoints.atomic import atomic_file
@@ -71,11 +71,21 @@ class LengthBias:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAnswer:
+    """An answer, its reward, and in how many of its comparisons the data prefer it."""
+
+    text: str
+    reward: float
+    preferred: int
+    compared: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
-    """A held-out prompt and its answers with their rewards, the highest first."""
+    """A held-out prompt and its answers, the one with the highest reward first."""
 
     prompt: str
-    answers: tuple[tuple[float, str], ...]
+    answers: tuple[ShownAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Report:
 
     loss: the mean of -log sigmoid(r_w - r_l), in nats (ln 2 by guessing). mean, spread: of the rewards. bins: the
     reliability table. calibration_error: the mean of |said - right| over pairs, by bins (Guo et al. 2017, equation 3).
+    changes: how far training moved the weights, by part.
     """
 
     pairs: int
@@ -96,6 +107,7 @@ class Report:
     calibration_error: float
     length: LengthBias
     shown: tuple[Shown, ...]
+    changes: tuple[Change, ...] = ()
 
 
 def examine(
@@ -190,9 +202,12 @@ def _shown(model: Classifier, tokenizer: Tokenizer, data: Rankings, ranking: Ran
     found = []
     for number, ids in enumerate(answers):
         whole = torch.from_numpy(np.concatenate([prompt, ids]))[None].to(model.device)
-        found.append((model.scores(whole)[0, -1].item(), tokenizer.decode(ids.tolist(), skip_special=True), number))
-    found.sort(key=lambda one: -one[0])
-    return Shown(tokenizer.decode(prompt.tolist()), tuple((reward, text) for reward, text, _ in found))
+        reward = model.scores(whole)[0, -1].item()
+        preferred = sum(better == number for better, _ in ranking.pairs)
+        compared = sum(number in pair for pair in ranking.pairs)
+        found.append(ShownAnswer(tokenizer.decode(ids.tolist(), skip_special=True), reward, preferred, compared))
+    found.sort(key=lambda one: -one.reward)
+    return Shown(tokenizer.decode(prompt.tolist()), tuple(found))
 
 
 def write_report(report: Report, scored: Scored, folder: Path, base: str) -> None:
@@ -251,8 +266,15 @@ def as_markdown(report: Report, name: str, base: str) -> str:
             for one in report.bins
         ),
     ]
+    lines += [
+        "",
+        "| part | parameters | change, relative to its norm |",
+        "|---|---:|---:|",
+        *(f"| {one.part} | {one.parameters:,} | {one.relative:.2%} |" for one in report.changes),
+    ]
     for number, shown in enumerate(report.shown, 1):
         lines += ["", f"## Prompt {number}", "", quoted(shown.prompt)]
-        for reward, answer in shown.answers:
-            lines += ["", f"Reward {reward:.2f}:", "", quoted(answer)]
+        for one in shown.answers:
+            told = f"Reward {one.reward:.2f}, preferred in {one.preferred} of {one.compared} comparisons:"
+            lines += ["", told, "", quoted(one.text)]
     return "\n".join(lines) + "\n"

@@ -193,6 +193,8 @@ def test_it_learns_which_answers_are_better(learnt: Path) -> None:
     assert report["interval"][0] < report["accuracy"] <= report["interval"][1]
     assert sum(one["pairs"] for one in report["bins"]) == 36
     assert len(report["shown"]) == 3 and report["shown"][0]["prompt"].startswith("<|im_start|>user")
+    assert [one["preferred"] for one in report["shown"][0]["answers"]] == [1, 0]
+    assert report["changes"][-1]["part"] == "all" and report["changes"][-1]["relative"] > 0.001
     lines = read_metrics(learnt / "run")
     assert lines[0]["rewards/margins"] == pytest.approx(
         lines[0]["rewards/chosen"] - lines[0]["rewards/rejected"], abs=1e-6
