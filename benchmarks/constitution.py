@@ -43,12 +43,13 @@ def recipe_of(demo: Demo) -> ConstitutionRecipe:
             "obeying": tuning(context, 300, 1e-3),
         },
         "rounds": 2,
-        "draws": 8,
+        "draws": 4,
+        "pairs": 4,
         "answers": {"max_tokens": 24, "together": 64},
         "sft": tuning(context, 60, 3e-4),
         "dpo": {
             "data": {"context": context, "too_long": "drop"},
-            "optim": {"lr": 5e-5, "warmup": 5},
+            "optim": {"lr": 1e-4, "warmup": 5},
             "train": {"steps": 60, "batch": 4, "evaluate_every": 30, "save_every": 30},
         },
     }
@@ -69,8 +70,11 @@ def measured(folder: Path, seed: int, steps: int) -> dict[str, list[Measure]]:
     demo = Demo(folder / f"seed-{seed}", seed, replace(SIZE, steps=steps))
     demo.begin()
     demo.write_text()
-    pretrain(pretrain_recipe(demo), say=lambda line: None)
-    return constitute(recipe_of(demo)).measured
+    stopped = pretrain(pretrain_recipe(demo), say=lambda line: None).signal
+    ended = constitute(recipe_of(demo)) if stopped is None else None
+    if ended is None or ended.signal is not None:
+        raise SystemExit("stopped: the same command goes on")
+    return ended.measured
 
 
 def main() -> None:

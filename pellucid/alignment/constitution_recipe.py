@@ -67,6 +67,7 @@ class ConstitutionRecipe(Section):
     judge: Literal["model", "rules"] | None = None
     rounds: int = Field(2, ge=1)  # of critique and revision, a principle each
     draws: int = Field(2, ge=2, le=16)  # answers to a prompt in phase 2; the first two that differ are judged
+    pairs: int = Field(1, ge=1)  # of answers to each prompt
     answers: AnswersRecipe = AnswersRecipe()
     sft: Fields
     dpo: Fields | None = None

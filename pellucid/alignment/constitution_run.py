@@ -259,7 +259,7 @@ class Run:
             return file
         voice = self.voice(tuned)
         judge = self.judge(base)
-        prompts = [*self.prompts.red_team, *self.prompts.helpful]
+        prompts = [*self.prompts.red_team, *self.prompts.helpful] * self.recipe.pairs
 
         def judged(some: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
             return self.judged(some, start, voice, judge)
@@ -269,8 +269,8 @@ class Run:
         decided = [pair for pair in pairs if pair is not None]
         alike = len(records) - len(pairs)
         self.say(
-            f"{JUDGEMENTS}: {len(decided):,} preferences; {alike:,} prompts without two different answers, "
-            f"{len(pairs) - len(decided):,} without a preference"
+            f"{JUDGEMENTS}: {len(decided):,} preferences; {alike:,} times no two different answers, "
+            f"{len(pairs) - len(decided):,} pairs without a preference"
         )
         if not decided:
             raise PellucidError(
