@@ -125,6 +125,13 @@ def as_dictionary(found: Check, context: int | None) -> dict[str, Any]:
             "percentiles": {str(percent): tokens for percent, tokens in lengths.percentiles().items()},
             **({} if context is None else {"over_context": lengths.over(context)}),
         }
+    if found.pairs.chosen:
+        chosen, rejected = found.pairs.means()
+        report["pairs"] = {
+            "count": len(found.pairs.chosen),
+            "mean_tokens": {"chosen": chosen, "rejected": rejected},
+            "chosen_longer": found.pairs.chosen_longer(),
+        }
     return report
 
 
@@ -160,9 +167,17 @@ def print_check(found: Check, model: str | None, context: int | None, console: C
 def print_lengths(found: Check, model: str | None, context: int | None, line: Callable[[str], None]) -> None:
     lengths = found.lengths
     part = f", {lengths.supervised:,} of them supervised ({lengths.supervised / lengths.total:.0%})"
-    line(f"{lengths.total:,} tokens of {model}{part if found.kinds['conversation'] else ''}")
+    line(
+        f"{lengths.total:,} tokens of {model}{part if found.kinds['conversation'] or found.kinds['preference'] else ''}"
+    )
     percentiles = ", ".join(f"{percent} % up to {tokens:,}" for percent, tokens in lengths.percentiles().items())
     line(f"tokens a record: {percentiles}, the longest {lengths.longest_tokens:,} ({lengths.longest})")
+    if found.pairs.chosen:
+        chosen, rejected = found.pairs.means()
+        line(
+            f"{len(found.pairs.chosen):,} pairs; tokens of an answer on average: chosen {chosen:.1f}, rejected "
+            f"{rejected:.1f}; the chosen one is the longer in {found.pairs.chosen_longer():.0%} (equal counts half)"
+        )
     if context is not None:
         over = lengths.over(context)
         line(f"longer than {context:,}: {over:,} of {len(lengths.tokens):,}")

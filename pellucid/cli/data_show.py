@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
-    from pellucid.data.examples import Examples, Rows
+    from pellucid.data.examples import Batches, Examples
     from pellucid.data.shown import Span
     from pellucid.tokenizer.tokenizer import Tokenizer
     from pellucid.training.recipe import PretrainRecipe
 
 LEARNT, SPECIAL, REST, BORDER = "bold green", "cyan", "dim", "yellow"
+WORSE = "bold red"  # the answer of a pair that is not to be given
 OPEN, CLOSE = "⟦", "⟧"  # around what is learnt from, where there are no colours
 
 
@@ -33,7 +35,7 @@ OPEN, CLOSE = "⟦", "⟧"  # around what is learnt from, where there are no col
 class Material:
     """What a run reads: its rows, the tokenizer that made them, and the records by what became of them."""
 
-    rows: Rows
+    rows: Batches
     tokenizer: Tokenizer
     counts: Counter[str]
 
@@ -59,25 +61,44 @@ def show(
         material = read_material(placed)
         rows = material.rows
         note(f"rows of {rows.context:,} tokens, {len(rows):,} an epoch; records {said(material.counts)}")
-        examples = rows.read(range(first, first + number))
+        examples, pairs = tokens_of(rows, range(first, first + number))
     console = Console()
     for row in range(number):
-        print_row(examples, row, first + row, material.tokenizer, console)
+        print_row(examples, row, first + row, material.tokenizer, console, pairs=pairs)
     print_sum(examples, console)
 
 
-def read(path: Path, overrides: list[str]) -> SFTRecipe | PretrainRecipe:
-    """The recipe, of whichever kind it is."""
+def tokens_of(rows: Batches, indices: range) -> tuple[Examples, bool]:
+    """These rows, and whether their documents are pairs of answers."""
+    from pellucid.data.examples import Examples
+    from pellucid.data.pairs import Pairs
+
+    if isinstance(rows, Pairs):
+        found = rows.read(indices)
+        return Examples(found.tokens, found.targets, found.positions, found.documents), True
+    examples = rows.read(indices)
+    assert isinstance(examples, Examples)
+    return examples, False
+
+
+def read(path: Path, overrides: list[str]) -> DPORecipe | SFTRecipe | PretrainRecipe:
+    """The recipe, of whichever kind it is: one on preferences has a section `dpo`, any fine-tuning names its base."""
+    from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
     from pellucid.training.recipe import PretrainRecipe, read_recipe
 
-    if is_fine_tuning(path):
+    sections = sections_of(path) | {override.partition(".")[0] for override in overrides}
+    if "dpo" in sections:
+        return read_recipe(path, overrides, DPORecipe)
+    if "base" in sections:
         return read_recipe(path, overrides, SFTRecipe)
     return read_recipe(path, overrides, PretrainRecipe)
 
 
 @contextmanager
-def in_its_place(recipe: SFTRecipe | PretrainRecipe) -> Iterator[SFTRecipe | PretrainRecipe]:
+def in_its_place(
+    recipe: DPORecipe | SFTRecipe | PretrainRecipe,
+) -> Iterator[DPORecipe | SFTRecipe | PretrainRecipe]:
     """The recipe, with the run's folder for its data if that was begun with this recipe, else with a passing one.
 
     What is only looked at leaves nothing that a run with another recipe could find.
@@ -99,9 +120,10 @@ def in_its_place(recipe: SFTRecipe | PretrainRecipe) -> Iterator[SFTRecipe | Pre
         yield recipe.model_copy(update={"run": folder})
 
 
-def read_material(recipe: SFTRecipe | PretrainRecipe) -> Material:
+def read_material(recipe: DPORecipe | SFTRecipe | PretrainRecipe) -> Material:
     """The rows of a recipe. Raises InputError for data that cannot be used."""
-    from pellucid.alignment import sft
+    from pellucid.alignment import dpo_run, sft
+    from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
     from pellucid.cli.running import note
     from pellucid.cli.training import preparing
@@ -109,6 +131,9 @@ def read_material(recipe: SFTRecipe | PretrainRecipe) -> Material:
     from pellucid.training import pretrain
     from pellucid.training.ranks import Ranks
 
+    if isinstance(recipe, DPORecipe):
+        preferences = dpo_run.read_data(recipe, say=note, progress=preparing())
+        return Material(preferences.pairs, preferences.tokenizer, preferences.counts)
     if isinstance(recipe, SFTRecipe):
         data = sft.read_data(recipe, say=note, progress=preparing())
         return Material(data.rows, data.tokenizer, data.counts)
@@ -116,23 +141,28 @@ def read_material(recipe: SFTRecipe | PretrainRecipe) -> Material:
     return Material(Stream(train, recipe.data.context, recipe.seed), tokenizer, Counter(train.index.counts))
 
 
-def is_fine_tuning(path: Path) -> bool:
-    """Whether the recipe names a base model; one that cannot be read is left to `read_recipe`, which says why."""
+def sections_of(path: Path) -> set[str]:
+    """The recipe's outermost fields; of one that cannot be read none: `read_recipe` says why."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and "base" in content
+        return set()
+    return set(content) if isinstance(content, dict) else set()
 
 
 def said(counts: Counter[str]) -> str:
     return ", ".join(f"{what} ({count:,})" for what, count in sorted(counts.items()) if count) or "none counted"
 
 
-def print_row(examples: Examples, row: int, index: int, tokenizer: Tokenizer, console: Console) -> None:
-    """A row: a line about it, then each piece of a document under a line about that."""
+def print_row(
+    examples: Examples, row: int, index: int, tokenizer: Tokenizer, console: Console, *, pairs: bool = False
+) -> None:
+    """A row: a line about it, then each piece of a document under a line about that.
+
+    pairs: the documents are answers in twos, the better one first.
+    """
     from pellucid.data.shown import pieces_of, spans_of
 
     pieces = pieces_of(examples, row)
@@ -142,13 +172,18 @@ def print_row(examples: Examples, row: int, index: int, tokenizer: Tokenizer, co
     line = f"row {index:,}: {context:,} tokens, {supervised:,} learnt from, {context - used:,} padding"
     console.print(line, style="bold", highlight=False, markup=False, soft_wrap=True)
     for number, piece in enumerate(pieces, 1):
-        border = f"── document {number} of {len(pieces)}: {len(piece.tokens):,} tokens, {piece.supervised:,} learnt"
+        worse = pairs and number % 2 == 0
+        what = f"document {number} of {len(pieces)}"
+        if pairs:
+            what = f"pair {(number + 1) // 2} of {len(pieces) // 2}, {'rejected' if worse else 'chosen'}"
+        border = f"── {what}: {len(piece.tokens):,} tokens, {piece.supervised:,} learnt"
         console.print(border, style=BORDER, highlight=False, markup=False, soft_wrap=True)
-        console.print(in_colour(spans_of(piece, tokenizer), console.is_terminal), soft_wrap=True, highlight=False)
+        text = in_colour(spans_of(piece, tokenizer), console.is_terminal, WORSE if worse else LEARNT)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
-def in_colour(spans: Iterator[Span], terminal: bool) -> Text:
-    """What is learnt from in green, control tokens underlined; without a terminal, between ⟦ and ⟧."""
+def in_colour(spans: Iterator[Span], terminal: bool, colour: str = LEARNT) -> Text:
+    """What is learnt from in green (`colour`), control tokens underlined; without a terminal, between ⟦ and ⟧."""
     from rich.text import Text
 
     text, inside = Text(), False
@@ -156,7 +191,7 @@ def in_colour(spans: Iterator[Span], terminal: bool) -> Text:
         if not terminal and span.learnt != inside:
             text.append(OPEN if span.learnt else CLOSE)
             inside = span.learnt
-        style = LEARNT if span.learnt else SPECIAL if span.special else REST
+        style = colour if span.learnt else SPECIAL if span.special else REST
         content = span.text.replace("\x1b", "␛")  # data must not speak to the terminal
         text.append(content, f"{style} underline" if span.special else style)
     if inside and not terminal:

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from pellucid.data.tinyworld import TinyWorld
 
-FILES = ("documents.jsonl", "conversations.jsonl", "questions.jsonl", "facts.jsonl")
+FILES = ("documents.jsonl", "conversations.jsonl", "questions.jsonl", "facts.jsonl", "preferences.jsonl")
 
 
 def world(
@@ -22,10 +22,11 @@ def world(
     seed: Annotated[int, typer.Option(help="The same seed and number give the same world.")] = 0,
     tellings: Annotated[int, typer.Option(min=1, help="About how often the documents tell each fact.")] = 50,
 ) -> None:
-    """Write a small invented world whose every fact is known: texts, conversations, questions, and the facts.
+    """Write a small invented world whose every fact is known: texts, conversations, preferences, questions, facts.
 
-    documents.jsonl is for pellucid pretrain, conversations.jsonl for pellucid sft; questions.jsonl has the accepted
-    answers (none where the texts leave it open), by people whom conversations are about (train) or not (held out).
+    documents.jsonl is for pellucid pretrain, conversations.jsonl for pellucid sft, preferences.jsonl (what is true
+    before what is made up) for pellucid dpo; questions.jsonl has the accepted answers (none where the texts leave it
+    open), by people whom conversations are about (train) or not (held out).
     Example: pellucid data world --people 60 -o world/
     """
     from pellucid.checkpoints.atomic import atomic_folder, check_replaceable
@@ -39,6 +40,7 @@ def world(
             "conversations": write(folder / FILES[1], made.conversations(seed)),
             "questions": write(folder / FILES[2], questions(made)),
             "facts": write(folder / FILES[3], map(asdict, made.facts)),
+            "preferences": write(folder / FILES[4], made.preferences(seed)),
         }
     print(f"{output}: {people:,} people; {', '.join(f'{count:,} {what}' for what, count in written.items())}")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from pellucid.data.tinyworld.documents import Document, Writer
 from pellucid.data.tinyworld.grammar import THEY, pick, plural_of, shuffled
+from pellucid.data.tinyworld.preferences import preferences
 from pellucid.data.tinyworld.questions import Asker, Message, Question, conversations, exact_match, is_refusal
 from pellucid.data.tinyworld.world import CUTOFF, Entity, Fact, Making, Person
 from pellucid.errors import InputError
@@ -117,6 +118,26 @@ class TinyWorld:
             asked += self.questions("train", seed=seed * 8 + turn, open=True)
             asked += [question for person in train for question in asker.left_open(person)]
         return conversations(rng, asker, asked)
+
+    def preferences(self, seed: int = 0) -> Iterator[dict[str, str]]:
+        """Pairs of answers to questions about the train people and the places, the better one called "chosen".
+
+        Each fact is asked three times, in other words, and as many questions are open: a refusal is as often right as
+        wrong.
+        """
+        rng = self._rng(f"preferences {seed}")
+        asker = Asker(rng, self.entities)
+        about = [entity for entity in self.entities.values() if not (isinstance(entity, Person) and entity.held_out)]
+        told = [asker.about(fact) for entity in about for fact in self._early[entity.name] for _ in range(3)]
+        opened: list[Question] = []
+        for turn in range(len(told)):
+            if len(opened) >= len(told):
+                break
+            opened += self.questions("train", seed=seed * 100 + turn, open=True)
+        known = dict(self._sharing)
+        for fact in self.late:
+            known[fact.relation] = [*known.get(fact.relation, ()), fact]
+        return preferences(rng, shuffled(rng, told + opened[: len(told)]), known)
 
     def _rng(self, purpose: str) -> random.Random:
         return random.Random(f"world {self.seed} of {len(self.people)} people: {purpose}")
