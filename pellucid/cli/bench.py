@@ -58,7 +58,8 @@ def serve(
     """Throughput, time to first token and time between tokens of a server, as its clients see them.
 
     The server runs in a process of its own, on a free port; no two prompts begin alike, so that nothing is found in
-    the prefix cache; answers are drawn at temperature 1.
+    the prefix cache; answers are drawn at temperature 1. With --draft or --guesses among its options a second server
+    without them is measured too, which is what the speed-up is against.
 
     Example: pellucid bench serve smollm2 --concurrency 1,8,32
     """
@@ -66,7 +67,8 @@ def serve(
     check_plot(plot)
     if model.startswith("-"):
         raise InputError(f"{model} stands where the model does: give the model before `--` and the server's options")
-    key = next(iter((api_key or "").split()), None)  # the variable may hold several
+    keys = [*(word for _, word in values_of(options or [], "--api-key")), *(api_key or "").split()]
+    key = next(iter(keys), None)  # the variable may hold several
     if url is not None and options:
         raise InputError(f"{' '.join(options)}: a server that runs already takes no options, leave them or --url out")
     from pellucid.serving.bench import Bench
@@ -74,8 +76,17 @@ def serve(
     if url is not None:
         results = measure(Bench(url, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
     else:
-        with started_server(model, options or []) as address:
-            results = measure(Bench(address, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
+
+        def own(options: list[str]) -> list[dict[str, Any]]:
+            with started_server(model, options) as address:
+                return measure(Bench(address, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
+
+        results = own(options or [])
+        plain = without(options or [], "--draft", "--guesses")
+        if plain != (options or []):
+            running.note("the same without guesses:")
+            for one, other in zip(results, own(plain), strict=True):
+                one["plain_tokens_per_second"] = other["answer_tokens_per_second"]
     if as_json:
         print(json.dumps({"bench": "serve", "model": model if url is None else url, "levels": results}))
     else:
@@ -84,6 +95,21 @@ def serve(
         draw(results, plot)
     if all(one["errors"] == one["requests"] for one in results):
         raise PellucidError("no request was answered: see what the server says")
+
+
+def values_of(options: list[str], name: str) -> Iterator[tuple[range, str]]:
+    """What stands behind an option, as "--name VALUE" or "--name=VALUE", and the places of both words."""
+    for place, word in enumerate(options):
+        if word == name and place + 1 < len(options):
+            yield range(place, place + 2), options[place + 1]
+        elif word.startswith(f"{name}="):
+            yield range(place, place + 1), word.partition("=")[2]
+
+
+def without(options: list[str], *names: str) -> list[str]:
+    """The options but for these and their values."""
+    taken = {place for name in names for places, _ in values_of(options, name) for place in places}
+    return [word for place, word in enumerate(options) if place not in taken]
 
 
 def parse_concurrency(text: str) -> list[int]:
@@ -246,6 +272,12 @@ def show(results: list[dict[str, Any]], prompt_tokens: int, answer_tokens: int) 
                 f"{one['concurrency']} at once: {one['guesses_taken']:.0%} of the guesses were right, a step with them "
                 f"gave {one['accepted_length']:.2f} tokens"
                 + (f", answers came {one['guess_gain']:.2f} times as fast" if "guess_gain" in one else "")
+            )
+        if one.get("plain_tokens_per_second"):
+            faster = one["answer_tokens_per_second"] / one["plain_tokens_per_second"]
+            console.print(
+                f"{one['concurrency']} at once: {faster:.2f} times as fast as the {one['plain_tokens_per_second']:.0f} "
+                "tokens/s of a server without guesses, prompts included"
             )
 
 

@@ -187,7 +187,7 @@ def open_engine(model: str, dtype: str, timeline: Timeline, **options: Any) -> E
     engine = running.open_engine(model, dtype, timeline, **options)
     cache = engine.runner.cache
     running.note(
-        f"cache: {cache.num_blocks:,} blocks of {cache.block_size} tokens, {cache.num_bytes() / 2**20:,.0f} MiB: "
-        f"{engine.size_of_cache}"
+        f"cache: {cache.num_blocks:,} blocks of {cache.block_size} tokens, {engine.cache_bytes / 2**20:,.0f} MiB"
+        f"{'' if engine.cache_bytes == cache.num_bytes() else ' with that of the draft'}: {engine.size_of_cache}"
     )
     return engine

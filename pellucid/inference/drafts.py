@@ -18,6 +18,7 @@ from pellucid.inference.sequence import Sequence
 KEEP = 0.8  # of a running mean, at each new value
 TRY_AGAIN = 64  # steps, of which the slower way gets
 TRIAL = 2
+REMEMBERED = 4096  # tokens over which the reading of prompts is spread
 
 
 class Drafter(Protocol):
@@ -72,6 +73,8 @@ class PromptLookups:
 class Pace:
     """Whether guessing pays: it is left off while steps with guesses give fewer tokens a second than those without.
 
+    What the guesser spends on prompts is spread over the tokens that steps with guesses have given.
+
     Now and then the slower way is tried again, since that depends on the text. How many answers are under way matters
     most, and so every power of two of them is judged for itself.
     """
@@ -79,11 +82,13 @@ class Pace:
     def __init__(self) -> None:
         self._rates: dict[tuple[int, bool], float] = {}  # tokens a second, by the size, with guesses and without
         self._steps = 0
+        self._reading = 0.0  # seconds
+        self._tokens = 0
 
     def choose(self, answers: int) -> bool:
         """Whether the next step, which writes so many answers, is to have guesses."""
         self._steps += 1
-        with_guesses, without = (self._rates.get((answers.bit_length(), way)) for way in (True, False))
+        with_guesses, without = self._both(answers)
         if with_guesses is None or without is None:
             return with_guesses is None
         better = with_guesses >= without
@@ -91,10 +96,25 @@ class Pace:
 
     def note(self, guessed: bool, answers: int, tokens: int, seconds: float) -> None:
         """A step with guesses, or one without, gave so many tokens."""
+        if guessed:
+            self._tokens += tokens
+            if self._tokens > REMEMBERED:  # what was long ago counts for less
+                self._tokens, self._reading = self._tokens // 2, self._reading / 2
         key, rate = (answers.bit_length(), guessed), tokens / seconds
         self._rates[key] = KEEP * self._rates.get(key, rate) + (1 - KEEP) * rate
 
+    def read(self, seconds: float) -> None:
+        """The guesser has read prompts, for so long."""
+        self._reading += seconds
+
+    def _both(self, answers: int) -> tuple[float | None, float | None]:
+        """Tokens a second with guesses and without, as last measured with so many answers; None: not yet."""
+        with_guesses, without = (self._rates.get((answers.bit_length(), way)) for way in (True, False))
+        if with_guesses is not None and self._tokens:
+            with_guesses = 1 / (1 / with_guesses + self._reading / self._tokens)
+        return with_guesses, without
+
     def gain(self, answers: int) -> float | None:
         """How many times as fast steps with guesses are, as last measured with so many answers; None: not yet."""
-        with_guesses, without = (self._rates.get((answers.bit_length(), way)) for way in (True, False))
+        with_guesses, without = self._both(answers)
         return None if with_guesses is None or without is None else with_guesses / without

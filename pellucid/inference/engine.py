@@ -127,6 +127,13 @@ class Engine:
         """Whether any request is under way."""
         return bool(self._asked)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the cache of keys and values takes, and a draft model's beside it."""
+        drafter = None if self.speculation is None else self.speculation.drafter
+        beside = drafter.runner.cache.num_bytes() if isinstance(drafter, DraftModel) else 0
+        return self.runner.cache.num_bytes() + beside
+
     def stats(self) -> dict[str, float]:
         """The numbers of this moment, and what was counted since the start."""
         counted = {"steps": self.steps, "tokens_read": self.tokens_read, "tokens_drawn": self.tokens_drawn}

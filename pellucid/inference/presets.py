@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pellucid.errors import InputError, did_you_mean
-from pellucid.inference.params import SamplingParams
+from pellucid.inference.params import NOT_FOR_BEAMS, SamplingParams
 
 # Each sets the whole shape of the distribution, so that no half of another source's shape is left in it.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -75,6 +75,7 @@ def resolve(
 
     request, then flags, then a preset that the user named, then the model's generation_config.json, then the preset and
     the other defaults of the command, then the defaults of `SamplingParams`.
+    Beam search leaves out what it has no use for and nobody asked for, such as the penalty of a generation_config.json.
     Raises `InputError` that names the source of a bad value.
     """
     layers: Sequence[tuple[str, Mapping[str, Any]]] = (
@@ -98,6 +99,10 @@ def _resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolved:
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
         for name in given.keys() - values.keys():
+            if name in NOT_FOR_BEAMS and values.get("beam_width") is not None:
+                if source == "flag":
+                    raise InputError(f"flag: {name} has no place in the beam search that is asked for: leave one out")
+                continue  # who asks for beams did not ask for this
             values[name], sources[name] = given[name], source
     names = SamplingParams.model_fields
     return Resolved(SamplingParams(**values), {name: sources.get(name, "built-in") for name in names})

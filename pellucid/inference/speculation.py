@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from pellucid.inference.drafts import Drafter, Pace
@@ -17,7 +18,7 @@ class Speculation:
 
     def __init__(self, drafter: Drafter, most: int) -> None:
         self.drafts = self.guessed = self.taken = 0
-        self._drafter, self._most, self._pace = drafter, most, Pace()
+        self.drafter, self._most, self._pace = drafter, most, Pace()
         self._answers = self._now = 0
         self._guessed = self._as_always = False
 
@@ -25,10 +26,14 @@ class Speculation:
         """Before a step: draft for those of the running sequences that are in `wanted`, if that pays."""
         self._now = len(wanted)
         self._answers = self._now or self._answers
+        went_on = self._guessed or all(len(one.token_ids) == one.prompt_length + 1 for one in wanted)
         self._guessed = self._as_always = bool(wanted) and self._pace.choose(len(wanted))
         if self._guessed:
-            self._drafter.keep(running)
-            self._as_always = self._drafter.guess(wanted, self._most)
+            self.drafter.keep(running)
+            started = time.perf_counter()
+            self._as_always = self.drafter.guess(wanted, self._most)
+            if not self._as_always and went_on:  # what it read was prompts, not what others wrote meanwhile
+                self._pace.read(time.perf_counter() - started)
 
     def judged(self, guessed: int, taken: int) -> None:
         """A draft of so many tokens was in the step."""
@@ -43,7 +48,7 @@ class Speculation:
 
     def keep(self, running: Iterable[Sequence]) -> None:
         """Only these run now: what is held for others is free."""
-        self._drafter.keep(running)
+        self.drafter.keep(running)
 
     def stats(self) -> dict[str, float]:
         """What was counted since the start.

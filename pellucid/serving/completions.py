@@ -72,6 +72,8 @@ def parameters(service: Service, asked: CompletionAsked) -> SamplingParams:
         if asked.stream:
             raise InputError("best_of is known only at the end: ask without 'stream', or without 'best_of'")
         wanted["best_of"] = asked.best_of
+    if asked.beam_width is not None and asked.echo and asked.logprobs is not None:
+        raise InputError("beam search scores no prompt: leave out 'echo', 'logprobs' or 'beam_width'")
     if asked.logprobs is not None:
         wanted["logprobs"] = asked.logprobs
         wanted["prompt_logprobs"] = asked.logprobs if asked.echo else None

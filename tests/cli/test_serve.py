@@ -138,3 +138,13 @@ def test_the_cache_and_its_size_are_said(monkeypatch: pytest.MonkeyPatch, capsys
     serve.open_engine("tiny", "auto", timeline, max_sequences=2)
     assert "cache: 12 blocks of 16 tokens, 0 MiB: all that 2 sequences" in capsys.readouterr().err
     assert list(timeline.parts) == ["engine"]
+
+
+def test_the_cache_of_a_draft_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(running, "open_model", lambda *_: (tiny_model("sinusoidal"), ByteTokenizer()))
+    monkeypatch.setattr("pellucid.inference.engine.check_same_vocabulary", lambda *_: None)
+    plain, guessed = (
+        serve.open_engine("tiny", "auto", Timeline(), num_blocks=4096, draft=name) for name in (None, "smollm2")
+    )
+    assert guessed.cache_bytes == 2 * plain.cache_bytes
+    assert f"{guessed.cache_bytes / 2**20:.0f} MiB with that of the draft: asked for" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def engine(draft: Decoder, **options: Any) -> Engine:
 
 def drafter(one: Engine) -> DraftModel:
     assert one.speculation is not None
-    found = one.speculation._drafter
+    found = one.speculation.drafter
     assert isinstance(found, DraftModel)
     return found
 

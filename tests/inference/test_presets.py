@@ -50,6 +50,16 @@ def test_presets_are_whole(name: str) -> None:
     assert {"temperature", "top_k", "top_p", "min_p"} == set(PRESETS[name])
 
 
+def test_beams_leave_out_what_the_model_says_of_drawing() -> None:
+    resolved = resolve(request={"beam_width": 4}, generation_config={"repetition_penalty": 1.1, "temperature": 0.6})
+    assert resolved.params.repetition_penalty == 1 and resolved.sources["repetition_penalty"] == "built-in"
+    assert resolved.params.temperature == 0.6
+    with pytest.raises(InputError, match="flag: repetition_penalty has no place in the beam search"):
+        resolve(request={"beam_width": 4}, flags={"repetition_penalty": 1.1})
+    with pytest.raises(InputError, match=r"request: sampling: beam search goes by.*without repetition_penalty"):
+        resolve(request={"beam_width": 4, "repetition_penalty": 1.1})
+
+
 def test_bad_values_name_their_source() -> None:
     with pytest.raises(InputError, match=r"generation_config\.json: sampling: top_p = 3"):
         resolve(generation_config={"top_p": 3})

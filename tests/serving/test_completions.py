@@ -155,6 +155,7 @@ def test_beams_are_those_of_the_engine(live: Live) -> None:
         ({"n": 5}, "n = 5 is more than beam_width = 4"),
         ({"stop": ["x"]}, "without stop"),
         ({"beam_width": 9}, "the engine runs 8 at once"),
+        ({"echo": True, "logprobs": 0}, "beam search scores no prompt: leave out 'echo', 'logprobs' or 'beam_width'"),
     ):
         reply = live.complete("on", **{**asked, **fields})
         assert reply.status == 400 and said in reply.error
