@@ -31,9 +31,11 @@ from pellucid.data.prepared import Progress, prepared
 from pellucid.data.rankings import RankedExamples, Rankings
 from pellucid.data.shards import Shards
 from pellucid.errors import InputError
+from pellucid.layers.nf4 import NF4Linear
 from pellucid.models.adapters import merge_adapter
 from pellucid.models.classifier import Classifier
 from pellucid.models.decoder import Decoder
+from pellucid.models.quantised import put_layer
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.expected import announced
 from pellucid.training.loop import Outcome, Trainer
@@ -252,7 +254,19 @@ def _write_merged(
 ) -> str:
     """`final/` as a whole model, which needs neither base nor adapter; a line that says what merging changed."""
     merged = merge_adapter(model)
+    widen(model)
     about = About(base_of(find_source(recipe.base)), outcome.steps, outcome.tokens, outcome.loss)
     with atomic_folder(run.path / FINAL) as temporary:
         write_folder(temporary, model, tokenizer, about)
     return f"the adapter is merged; rewards moved by {merged.largest:.2g} at most (of {merged.spread:.2g})"
+
+
+def widen(model: Decoder) -> None:
+    """Makes plain layers of those that an adapter's base keeps in four bits and that had no adapter."""
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, NF4Linear):
+            weight = layer.widened(model.dtype)
+            plain = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            plain.weight = nn.Parameter(weight, requires_grad=False)
+            plain.register_parameter("bias", layer.bias)
+            put_layer(model, path, plain)

@@ -264,6 +264,17 @@ def test_with_an_adapter_the_end_is_a_whole_model(tmp_path: Path) -> None:
     assert RewardModel.load(tmp_path / "run").score([[1, 2, 3]]) == whole
 
 
+def test_a_base_in_four_bits_is_widened_at_the_end(tmp_path: Path) -> None:
+    """The layers too that the adapter does not touch."""
+    base = Decoder(ModelConfig(**SHAPE | {"max_positions": 128, "hidden_size": 64}), seed=1)
+    save(base, with_template(base_tokenizer()), tmp_path / "base")
+    write_lines(tmp_path / "pairs.jsonl", about_towns(40))
+    recipe = content(tmp_path) | {"optim": {"warmup": 0}, "train": {"steps": 1, "batch": 2}}
+    recipe |= {"adapter": {"rank": 2, "alpha": 4, "quantize": "nf4", "targets": ["q_proj"]}}
+    _, report = train_reward_model(parse_recipe(recipe, RewardRecipe, "recipe"), say=silent)
+    assert report is not None and not RewardModel.load(tmp_path / "run").model.quantised
+
+
 def test_rankings_are_learnt_from_too(tmp_path: Path) -> None:
     write_lines(tmp_path / "ranked.jsonl", ranked())
     recipe = parsed(tmp_path, data={"train": str(tmp_path / "ranked.jsonl"), "context": 96})

@@ -34,7 +34,7 @@ def test_every_pair_is_in_one_bin(gaps: list[float], bins: int) -> None:
 
 
 def test_length_bias_by_hand() -> None:
-    """Three pairs, of lengths (4, 2), (1, 3) and (5, 5), the better first; the longer has more reward in the first two."""
+    """Three pairs, of lengths (4, 2), (1, 3), (5, 5), the better first; the longer has more reward in the first two."""
     scored = Scored(
         np.array([2.0, 1.0, 0.0, 1.0, 3.0, 2.0]), np.array([4.0, 2, 1, 3, 5, 5]), np.array([[0, 1], [2, 3], [4, 5]])
     )
