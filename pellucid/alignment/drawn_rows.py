@@ -28,7 +28,8 @@ class DrawnRows:
 
     tokens, positions, documents: as `data.examples.Examples` has them. targets: the token that was drawn next, else
     IGNORE. units: what the mean of the loss is over, 1 where one begins. weights: of each token in it. advantages.
-    old, reference: ln p of the target where it was drawn, and under the reference policy. kept: the nucleus that it was
+    old, reference: ln p of the target at the weights that drew it (by the engine, until training's own forward has
+    scored it), and under the reference policy. kept: the nucleus that it was
     drawn from, as bits, (B, T, bytes); None: all tokens. values, returns: of the value model, at the old weights.
     """
 

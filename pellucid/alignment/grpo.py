@@ -27,7 +27,15 @@ from pellucid.alignment.playing import Game, Played
 from pellucid.alignment.policy import Reference
 from pellucid.alignment.policy_gradient import clipped_loss, kl_estimate
 from pellucid.alignment.rollout_run import Learner, learn
-from pellucid.alignment.updates import averaged, full_rows, known_before, minibatches, mixed, summed
+from pellucid.alignment.updates import (
+    averaged,
+    full_rows,
+    known_before,
+    largest_ratio_error,
+    minibatches,
+    mixed,
+    summed,
+)
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.loop import Outcome, Trainer
@@ -42,8 +50,7 @@ MEASURES = (
 
 @dataclass
 class GRPO:
-    """The method. reference: None where beta is 0. largest: |r - 1| at most in this step's first update, where r has to
-    be 1 (promise A1)."""
+    """The method. reference: None where beta is 0. largest: in this step, of `largest_ratio_error` (promise A1)."""
 
     recipe: GRPORecipe
     game: Game
@@ -55,10 +62,9 @@ class GRPO:
         played = self.game.play(number)
         rows, beside = self._rows(trainer, played)
         gradients: list[Gradient] = []
-        self.largest = 0.0
+        objective = partial(self._objective, scored=self._several)
         for update in range(grpo.updates):
             for part, _ in minibatches(rows, grpo.minibatches, self.recipe.seed, number, update):
-                objective = partial(self._objective, first=not gradients)
                 prompts = range((number - 1) * batch, number * batch)
                 gradients.append(trainer.descend(number, part, objective, prompts, measures=MEASURES))
         measures = played.measures | beside | averaged(gradients) | {"rollout/largest_ratio_error": self.largest}
@@ -71,7 +77,7 @@ class GRPO:
 
     def preflight(self, trainer: Trainer) -> None:
         rows = full_rows(trainer, self.recipe, self.game)
-        trainer.gradient(rows, partial(self._objective, first=False), measures=MEASURES)
+        trainer.gradient(rows, partial(self._objective, scored=True), measures=MEASURES)
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -79,9 +85,15 @@ class GRPO:
     def restore(self, state: Mapping[str, Any]) -> None:
         pass
 
+    @property
+    def _several(self) -> bool:
+        """Whether there is an update at other weights than those that drew."""
+        return self.recipe.grpo.updates * self.recipe.grpo.minibatches > 1
+
     def _rows(self, trainer: Trainer, played: Played) -> tuple[DrawnRows | None, dict[str, float]]:
         """What the updates learn from; None where this process has no answers."""
         grpo, drawn = self.recipe.grpo, self.recipe.rollouts
+        self.largest = 0.0
         if not played.rollouts:
             return None, {}
         laid = lay(played.rollouts, self.recipe.data.context, trainer.setting.device)
@@ -97,6 +109,10 @@ class GRPO:
         advantages = group_advantages(groups, scaled=grpo.normalise != "dr_grpo").flatten()
         counted = ended if grpo.overlong == "mask" else torch.ones_like(ended)
         rows = weighed(laid, advantages, counted, grpo, drawn.max_tokens)
+        if self._several:
+            old = known_before(trainer, trainer.model, rows, self._log_probs)
+            self.largest = largest_ratio_error(old, rows.old)
+            rows = replace(rows, old=old)
         if self.reference is not None:
             with self.reference() as model:
                 rows = replace(rows, reference=known_before(trainer, model, rows, self._log_probs))
@@ -105,10 +121,14 @@ class GRPO:
     def _log_probs(self, model: Decoder, rows: DrawnRows) -> Tensor:
         return log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)[0]
 
-    def _objective(self, model: Decoder, rows: DrawnRows, *, first: bool) -> Measured:
+    def _objective(self, model: Decoder, rows: DrawnRows, *, scored: bool) -> Measured:
+        """scored: `rows.old` is by training's own forward; if not, this is the one update, at the weights that drew."""
         grpo, learnt = self.recipe.grpo, rows.learnt
         log_probs, entropies = log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)
         old, weights = rows.old[learnt], rows.weights[learnt]
+        if not scored:
+            self.largest = max(self.largest, largest_ratio_error(log_probs, old))
+            old = log_probs.detach()
         losses, ratio, clipped = clipped_loss(
             log_probs, old, rows.advantages[learnt], grpo.clip, grpo.clip if grpo.clip_high is None else grpo.clip_high
         )
@@ -116,8 +136,6 @@ class GRPO:
         if self.reference is not None:
             kl = kl_estimate(log_probs, rows.reference[learnt], grpo.kl)
             losses = losses + grpo.beta * kl
-        if first:
-            self.largest = max(self.largest, float((ratio - 1).abs().max()))
         named = (ratio, (log_probs - old) ** 2 / 2, clipped, entropies, kl)
         return summed((weights * losses).sum(), dict(zip(MEASURES[1:], named, strict=True)))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,15 @@ from pellucid.alignment.policy import Reference, saved_adapter
 from pellucid.alignment.policy_gradient import clipped_loss
 from pellucid.alignment.ppo_recipe import PPORecipe
 from pellucid.alignment.rollout_run import Learner, learn
-from pellucid.alignment.updates import averaged, full_rows, known_before, minibatches, mixed, summed
+from pellucid.alignment.updates import (
+    averaged,
+    full_rows,
+    known_before,
+    largest_ratio_error,
+    minibatches,
+    mixed,
+    summed,
+)
 from pellucid.alignment.value import PolicyAndValue, open_value
 from pellucid.models.classifier import Classifier
 from pellucid.models.decoder import Decoder
@@ -63,12 +70,10 @@ class PPO:
         played = self.game.play(number)
         rows, beside = self._rows(trainer, played)
         gradients: list[Gradient] = []
-        self.largest = 0.0
         prompts = range((number - 1) * batch, number * batch)
         for epoch in range(ppo.epochs):
             for part, _ in minibatches(rows, ppo.minibatches, self.recipe.seed, number, epoch):
-                objective = partial(self._objective, first=not gradients)
-                gradients.append(trainer.descend(number, part, objective, prompts, measures=MEASURES))
+                gradients.append(trainer.descend(number, part, self._objective, prompts, measures=MEASURES))
                 if moved_too_far(gradients[-1], ppo.stop_kl):
                     break
             if moved_too_far(gradients[-1], ppo.stop_kl):
@@ -85,7 +90,7 @@ class PPO:
 
     def preflight(self, trainer: Trainer) -> None:
         rows = full_rows(trainer, self.recipe, self.game)
-        trainer.gradient(rows, partial(self._objective, first=False), measures=MEASURES)
+        trainer.gradient(rows, self._objective, measures=MEASURES)
 
     def state(self) -> dict[str, Any]:
         return {"beta": self.beta}
@@ -96,6 +101,7 @@ class PPO:
     def _rows(self, trainer: Trainer, played: Played) -> tuple[DrawnRows | None, dict[str, float]]:
         """What the updates learn from, None where this process has no answers; what is known of it in all processes."""
         ppo, ranks = self.recipe.ppo, trainer.ranks
+        self.largest = 0.0
         if not played.rollouts:  # the sums below are of all processes
             nothing = torch.zeros(0, 0, device=trainer.setting.device)
             for _ in range(1 + ppo.whiten_rewards):
@@ -120,20 +126,22 @@ class PPO:
         return rows, measures
 
     def _scored(self, trainer: Trainer, played: Played) -> Laid:
-        """The answers in rows, with what the reference and the value model say of them."""
+        """The answers in rows, with what policy, reference and value model say of them before the updates."""
         laid = lay(played.rollouts, self.recipe.data.context, trainer.setting.device)
         together = self.recipe.train.micro_batch or len(laid.rows.tokens)
         with mixed(trainer):
             laid = find_nuclei(trainer.model, laid, self.game.drawable, self.recipe.rollouts.temperature, together)
+        old = known_before(trainer, trainer.model, laid.rows, self._log_probs)
+        self.largest = largest_ratio_error(old, laid.rows.old)
         with self.reference() as model:
             reference = known_before(trainer, model, laid.rows, self._log_probs)
         values = known_before(trainer, self.value, laid.rows, values_of)
-        return replace(laid, rows=replace(laid.rows, reference=reference, values=values))
+        return replace(laid, rows=replace(laid.rows, old=old, reference=reference, values=values))
 
     def _log_probs(self, model: Decoder, rows: DrawnRows) -> Tensor:
         return log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)[0]
 
-    def _objective(self, model: Decoder, rows: DrawnRows, *, first: bool) -> Measured:
+    def _objective(self, model: Decoder, rows: DrawnRows) -> Measured:
         ppo, learnt = self.recipe.ppo, rows.learnt
         log_probs, entropies = log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)
         old = rows.old[learnt]
@@ -142,8 +150,6 @@ class PPO:
             values_of(self.value, rows), rows.values[learnt], rows.returns[learnt], ppo.value_clip
         )
         total = (losses + ppo.value_weight * value_losses - ppo.entropy * entropies).sum()
-        if first:
-            self.largest = max(self.largest, float((ratio - 1).abs().max()))
         named = (ratio, (log_probs - old) ** 2 / 2, clipped, entropies, losses, value_losses, value_clipped)
         return summed(total, dict(zip(MEASURES[1:], named, strict=True)))
 

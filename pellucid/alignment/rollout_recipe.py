@@ -54,6 +54,14 @@ class RolloutTrainRecipe(TrainRecipe):
     explode: float = Field(1000.0, gt=0)  # the loss says little here: watch the reward and the KL
 
 
+class RolloutOptimRecipe(FineTuningOptimRecipe):
+    """Small steps, all of one size."""
+
+    lr: float = Field(1e-6, gt=0)
+    warmup: int = Field(0, ge=0)
+    schedule: Literal["cosine", "wsd", "constant"] = "constant"
+
+
 class RolloutsRecipe(Recipe):
     """A policy that learns from what its own answers earn."""
 
@@ -61,7 +69,7 @@ class RolloutsRecipe(Recipe):
     compile: Switch = "off"  # rows are of other lengths in each step
     adapter: AdapterRecipe | None = None
     data: PromptDataRecipe
-    optim: FineTuningOptimRecipe = FineTuningOptimRecipe(lr=1e-6, warmup=0, schedule="constant")
+    optim: RolloutOptimRecipe = RolloutOptimRecipe()
     train: RolloutTrainRecipe
     rollouts: RolloutRecipe = RolloutRecipe()
     rewards: Annotated[tuple[RewardRecipe, ...], BeforeValidator(_named)] = ()

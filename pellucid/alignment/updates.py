@@ -38,6 +38,12 @@ def known_before(trainer: Trainer, model: Decoder, rows: DrawnRows, each: Each) 
     return found
 
 
+@torch.no_grad()
+def largest_ratio_error(log_probs: Tensor, drawn: Tensor) -> float:
+    """|r - 1| at most, between what training and what the engine that drew says of tokens at the same weights."""
+    return float((log_probs - drawn).expm1().abs().max())
+
+
 def minibatches(
     rows: DrawnRows | None, parts: int, *key: int | str
 ) -> Iterator[tuple[DrawnRows | None, Sequence[int]]]:

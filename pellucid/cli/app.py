@@ -17,6 +17,7 @@ import typer
 
 from pellucid.cli import (
     bench,
+    best_of,
     chat,
     constitution,
     convert,
@@ -91,6 +92,7 @@ app.command(rich_help_panel=MAKE)(constitution.constitution)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 app.command(rich_help_panel=LOOK)(generate.generate)
 app.command(rich_help_panel=LOOK)(serve.serve)
+app.command("best-of", rich_help_panel=LOOK)(best_of.best_of)
 app.add_typer(bench.app, name="bench", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(show.show)
 app.command(rich_help_panel=LOOK)(convert.convert)
