@@ -7,15 +7,14 @@ vocabulary. The list reads like `Block.forward`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.inference.native_matrices import Matrix, base_of, change_of, factors_of, fused, type_of, wide
+from pellucid.inference.native_matrices import Change, Matrix, base_of, change_of, factors_of, fused, type_of, wide
 from pellucid.inference.step import Chunk
 from pellucid.layers.nf4 import NF4Linear
 from pellucid.layers.norm import LayerNorm, RMSNorm
@@ -59,8 +58,8 @@ class NativeStep:
     """`model` over `cache`, for steps of any size: `ROWS` rows go through the model at a time.
 
     Query, key and value become one matrix where they are of one type, and the model's own parameters are parts of it;
-    so do gate and up. Each of the model's adapters is a list of operations of its own over the same matrices: what
-    it adds to a layer is two small products beside the layer's.
+    so do gate and up. Rows of all of the model's adapters go through the same matrices together; what an adapter adds
+    to a layer is two small products for its own rows.
     """
 
     def __init__(self, model: Decoder, cache: PagedCache, max_length: int):
@@ -80,9 +79,15 @@ class NativeStep:
         self.parts = torch.empty(FEW * c.num_heads * self.spans * (D + 2))
         self.slopes = alibi_slopes(c.num_heads) if c.position == "alibi" else None
         self.angles: dict[Rope, Tensor] = {}
-        self._matrices: dict[tuple[nn.Module, ...], Matrix] = {}  # layers side by side, as all programs read them
-        self._narrows: dict[int, Tensor] = {}  # by the rank of an adapter
-        self.programs = {name: self._program(name) for name in (None, *adapter_names(model))}
+        self.adapters = {None: 0} | {name: number for number, name in enumerate(adapter_names(model), 1)}
+        self.adapter, self.ranges = (
+            torch.zeros(R, dtype=torch.int64),
+            torch.zeros(len(self.adapters), 2, dtype=torch.int64),
+        )
+        self._narrows: dict[int, Tensor] = {}  # by the ranks of an adapter together
+        self._factors: list[Tensor] = []
+        self.program = Program()
+        self._write()
 
     def __call__(self, chunks: Sequence[Chunk]) -> Tensor:
         """The logits after the last `wanted` tokens of each chunk, (sum of wanted, V), float32, valid until the next
@@ -91,32 +96,30 @@ class NativeStep:
         if wanted > len(self.logits):
             self.logits = torch.empty(wanted, self.config.vocab_size)
         done = 0
-        for adapter, own in groupby(chunks, lambda chunk: chunk.adapter):
-            for part in in_parts(list(own), ROWS):
-                self._run(self.programs[adapter], part, self.logits[done:])
-                done += sum(chunk.wanted for chunk in part)
+        for part in in_parts(chunks, ROWS):
+            self._run(part, self.logits[done:])
+            done += sum(chunk.wanted for chunk in part)
         return self.logits[:wanted]
 
-    def _run(self, program: Program, chunks: Sequence[Chunk], logits: Tensor) -> None:
+    def _run(self, chunks: Sequence[Chunk], logits: Tensor) -> None:
         row = num_wanted = 0
+        self.ranges.zero_()
         for number, chunk in enumerate(chunks):
             stop = row + len(chunk.tokens)
             self.tokens[row:stop] = torch.tensor(chunk.tokens)
             torch.arange(chunk.start, chunk.start + len(chunk.tokens), out=self.positions[row:stop])
             self.sequences[row:stop] = number
+            adapter = self.adapters[chunk.adapter]
+            self.adapter[row:stop] = adapter
+            self.ranges[adapter, 0] = row if not self.ranges[adapter, 1] else self.ranges[adapter, 0]
+            self.ranges[adapter, 1] = stop
             table = chunk.table[: math.ceil((chunk.start + len(chunk.tokens)) / self.cache.block_size)]
             self.tables[number, : len(table)] = torch.tensor(table)
             torch.arange(stop - chunk.wanted, stop, out=self.wanted[num_wanted : num_wanted + chunk.wanted])
             row, num_wanted = stop, num_wanted + chunk.wanted
-        pointers = (self.tokens, self.positions, self.sequences, self.tables, self.wanted, logits)
-        program.run(Rows(*(one.data_ptr() for one in pointers), row, self.tables.shape[1], num_wanted))
-
-    def _program(self, adapter: str | None) -> Program:
-        """The operations of the model with an adapter, or without any."""
-        self.program, self.adapter = Program(), adapter
-        self.angles.clear()
-        self._write()
-        return self.program
+        pointers = (self.tokens, self.positions, self.sequences, self.tables, self.wanted, logits, self.adapter,
+                    self.ranges)  # fmt: skip
+        self.program.run(Rows(*(one.data_ptr() for one in pointers), row, self.tables.shape[1], num_wanted))
 
     def _write(self) -> None:
         c, model, add = self.config, self.model, self.program.add
@@ -163,6 +166,7 @@ class NativeStep:
             "kv_heads": K,
             "dim": D,
             "block": cache.block_size,
+            "apart": K * len(cache.windows),
             "type": CACHE_TYPES[cache.keys.dtype],
         }
         shape |= {"keys": cache.keys[layer], "values": cache.values[layer]}
@@ -195,35 +199,58 @@ class NativeStep:
             to = to[:, self._together([module], x, to, **fields) :]
 
     def _together(self, modules: Sequence[nn.Module], x: Tensor, to: Tensor, *, add: int = 0, **reads: int) -> int:
-        """One product, and two small ones for each layer that has the adapter. Returns how many outputs they have.
+        """One product, and what adapters add to it. Returns how many outputs the layers have.
 
         reads: how the input is read, `activation` and `gated`."""
-        bases = tuple(base_of(module) for module in modules)
-        changes = [change_of(module, self.adapter) for module in modules]
-        if bases not in self._matrices:
-            self._matrices[bases] = fused(bases) if len(bases) > 1 else Matrix.of(bases[0])
-        outputs, stride, start = [base.out_features for base in bases], to.stride(0), 0
-        matrix = self._matrices[bases]._replace(factors=factors_of(changes, outputs))
-        self._linear(matrix, x, to, stride=stride, add=add, **reads)
-        for change, count in zip(changes, outputs, strict=True):
-            if change is not None:  # y += c s B (A x)
-                narrow = self._narrow(len(change.down.weight))
-                self._linear(change.down, x, narrow, **reads)
-                self._linear(change.up, narrow, to[:, start:], stride=stride, add=1)
-            start += count
-        return start
+        bases = [base_of(module) for module in modules]
+        outputs, stride = [base.out_features for base in bases], to.stride(0)
+        changes = {
+            number: [change_of(module, name) for module in modules] for name, number in self.adapters.items() if name
+        }
+        found = {number: factors_of(own, outputs) for number, own in changes.items()}
+        matrix = fused(bases) if len(bases) > 1 else Matrix.of(bases[0])
+        self._linear(matrix, x, to, factors=self._table(found), stride=stride, add=add, **reads)
+        for number, own in changes.items():
+            self._adapter(number, own, x, to, outputs, reads)
+        return sum(outputs)
 
-    def _linear(self, matrix: Matrix, x: Tensor, to: Tensor | None, **fields: float) -> None:
+    def _adapter(
+        self, number: int, changes: Sequence[Change | None], x: Tensor, to: Tensor, outputs: Sequence[int],
+        reads: Mapping[str, int],
+    ) -> None:  # fmt: skip
+        """What an adapter adds to layers side by side, y += c s B (A x): A x of all of them is one product."""
+        downs = [change.down for change in changes if change is not None]
+        if not downs:
+            return
+        ranks = [len(change.down) if change is not None else 0 for change in changes]
+        down = Matrix.plain(torch.cat(downs))
+        narrow = self._narrows.setdefault(sum(ranks), torch.empty(ROWS, sum(ranks)))
+        self._linear(down, x, narrow, adapter=number, **reads)
+        start = read = 0
+        for change, count, rank in zip(changes, outputs, ranks, strict=True):
+            if change is not None:
+                self._linear(
+                    Matrix.plain(change.up), narrow[:, read:], to[:, start:], factors=self._table({number: change.scale}),
+                    row=narrow.shape[1], stride=to.stride(0), adapter=number, add=1,
+                )  # fmt: skip
+            start, read = start + count, read + rank
+
+    def _table(self, factors: Mapping[int, Tensor | None]) -> Tensor | None:
+        """Where the factors of each adapter's rows lie; None where there are none."""
+        table = torch.zeros(len(self.adapters), dtype=torch.int64)
+        for number, vector in factors.items():
+            if vector is not None:
+                self._factors.append(vector)
+                table[number] = vector.data_ptr()
+        return table if table.any() else None
+
+    def _linear(
+        self, matrix: Matrix, x: Tensor, to: Tensor | None, factors: Tensor | None = None, **fields: float
+    ) -> None:
         self.program.add(
-            Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, factors=matrix.factors, source=x,
-            to=to, inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
+            Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, factors=factors, source=x, to=to,
+            inputs=matrix.inputs, outputs=len(matrix.weight), **fields,
         )  # fmt: skip
-
-    def _narrow(self, rank: int) -> Tensor:
-        """Room for what an adapter's first product gives."""
-        if rank not in self._narrows:
-            self._narrows[rank] = torch.empty(ROWS, rank)
-        return self._narrows[rank]
 
     def _norm(self, norm: nn.Module, x: Tensor, to: Tensor, *, heads: int = 1, add: int = 0) -> None:
         assert isinstance(norm, RMSNorm | LayerNorm)
@@ -247,11 +274,15 @@ class NativeStep:
 
 
 def in_parts(chunks: Sequence[Chunk], most: int) -> Iterator[list[Chunk]]:
-    """The chunks in their order, cut where needed, in parts of at most `most` tokens."""
+    """The chunks in their order, cut where needed, in parts of at most `most` tokens, in each of which the chunks of an
+    adapter stand together."""
     part: list[Chunk] = []
     room = most
     for whole in chunks:
         done = 0
+        if part and part[-1].adapter != whole.adapter and any(one.adapter == whole.adapter for one in part):
+            yield part
+            part, room = [], most
         while done < len(whole.tokens):
             tokens = whole.tokens[done : done + room]
             done += len(tokens)

@@ -25,9 +25,10 @@ ALIGNED = 64  # bytes: a line of the processor's cache
 class PagedCache:
     """Keys and values of every layer, in `num_blocks` blocks. windows: each layer's window or None.
 
-    Numbers that are multiplied together lie side by side, P = 2 of bfloat16 and 1 of others. Keys are
+    Numbers that are multiplied together lie side by side, P = 2 of bfloat16 and 1 of others. Keys of a layer are
     (blocks, K, D / P, B, P), so that the scores of a block's keys are computed together, values
-    (blocks, K, B / P, D, P).
+    (blocks, K, B / P, D, P). In memory a block of all layers stands together: what short texts take are a few pages,
+    though the system gives pages of 2 MB.
 
     dtype: of what is read and written. as_bytes: of a key or value, D bytes and a scale are kept, its largest entry
     / 127.
@@ -46,12 +47,13 @@ class PagedCache:
         as_bytes: bool = False,
     ):
         self.num_blocks, self.block_size, self.windows = num_blocks, block_size, tuple(windows)
-        self.dtype, shape = dtype, (len(self.windows), num_blocks, num_kv_heads)
-        self.scales = zeros((2, *shape, block_size), torch.float32, device) if as_bytes else None  # of keys; of values
+        self.dtype, shape = dtype, (num_blocks, len(self.windows), num_kv_heads)
+        scales = zeros((2, *shape, block_size), torch.float32, device) if as_bytes else None  # of keys; of values
+        self.scales = None if scales is None else scales.transpose(1, 2)
         dtype = torch.int8 if as_bytes else dtype
         self.beside = P = 2 if dtype == torch.bfloat16 and head_dim % 2 == block_size % 2 == 0 else 1
-        self.keys = zeros((*shape, head_dim // P, block_size, P), dtype, device)
-        self.values = zeros((*shape, block_size // P, head_dim, P), dtype, device)
+        self.keys = zeros((*shape, head_dim // P, block_size, P), dtype, device).transpose(0, 1)
+        self.values = zeros((*shape, block_size // P, head_dim, P), dtype, device).transpose(0, 1)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """What stands in the first block of each pair, into the second."""

@@ -26,10 +26,13 @@ constexpr long FEW = 16;  // rows, up to which threads rather do a thing twice t
 constexpr long ROWS = 64, OUTPUTS = 64;  // of a linear layer that a thread computes before it puts them away
 
 // What an operation reads of the step: R rows, with their tokens, positions and sequences (rows of one sequence stand together,
-// their positions one after the other); the blocks of each sequence; which rows' logits are wanted, and where they go.
+// their positions one after the other); the blocks of each sequence; which rows' logits are wanted, and where they go. Of
+// each row the number of its adapter, 0 for none; of each adapter the first of its rows, which stand together, and the one
+// behind the last.
 struct Rows {
     const int64_t *tokens, *positions, *sequences, *tables, *wanted;
     float* logits;
+    const int64_t *adapters, *ranges;
     int64_t count, width, num_wanted;  // width: entries of a sequence's row of tables
 
     const int64_t* table(long r) const { return tables + sequences[r] * width; }
@@ -47,11 +50,13 @@ struct Team {
 struct Operation {
     int64_t kind, type;
     const void *weight, *bias;         // LINEAR, EMBED, NORM
-    const float *factors;              // LINEAR: of each output before its bias, (outputs,), or null for 1
+    const float *const *factors;       // LINEAR: of each adapter, what each output is multiplied by before its bias, or null
     const float *from;                 // what it reads, float32, (R, inputs)
     float *to;                         // what it writes, (R, outputs); null: the logits
     int64_t inputs, outputs;
     int64_t stride;                    // NORM, LINEAR: from a row of what it writes to the next; LINEAR: 0 for `outputs`
+    int64_t row;                       // LINEAR: from a row of what it reads to the next, 0 where nothing lies between
+    int64_t adapter;                   // LINEAR: over the rows of this one alone, 0 for all
     int64_t add;                       // LINEAR, NORM: to what is there
     int64_t few;                       // over the wanted rows alone
     int64_t activation, gated;         // LINEAR: of its input; gated: act(first half) * second half
@@ -59,6 +64,7 @@ struct Operation {
     float eps;                         // NORM
     int64_t centred;                   // NORM: LayerNorm
     int64_t heads, kv_heads, dim, window, block;  // STORE, ATTEND
+    int64_t apart;                     // heads of the cache from a block to the next: K of every layer
     void *keys, *values;               // the cache: keys (blocks, K, D / P, block, P), values (blocks, K, block / P, D, P)
     float *key_scales, *value_scales;  // of a cache of bytes: (blocks, K, block)
     const float *angles;               // STORE: (R, D), cos and then sin of D / 2 angles; null: it does not turn
@@ -122,8 +128,10 @@ inline void put(const Operation& op, const float* totals, const float* factors, 
 }
 
 // The same for outputs n .. n + N of row r.
-inline void put(const Operation& op, const float* totals, float* to, long r, long n, long N) {
-    const float *factors = op.factors ? op.factors + n : nullptr, *bias = op.bias ? (const float*)op.bias + n : nullptr;
+inline void put(const Operation& op, const Rows& rows, const float* totals, float* to, long r, long n, long N) {
+    const float *factors = op.factors ? op.factors[rows.adapters[r]] : nullptr, *bias = (const float*)op.bias;
+    if (factors) factors += n;
+    if (bias) bias += n;
     float* y = to + r * (op.stride ? op.stride : op.outputs) + n;
     if (N == LANES) return put(op, totals, factors, bias, y);
     float last_y[LANES], last_factors[LANES], last_bias[LANES];  // the last outputs, where they are fewer
@@ -165,7 +173,7 @@ void by_panels(const Operation& op, const Rows& rows, Team& team, long size, con
                          to - n < LANES ? to - n : LANES, totals + (first - begin) * OUTPUTS + n - from);
         for (long r = begin; r < end; r++)
             for (long n = from; n < to; n += LANES)
-                put(op, totals + (r - begin) * OUTPUTS + n - from, op.to ? op.to : rows.logits, r, n,
+                put(op, rows, totals + (r - begin) * OUTPUTS + n - from, op.to ? op.to : rows.logits, r, n,
                     to - n < LANES ? to - n : LANES);
     }
 }
@@ -173,7 +181,7 @@ void by_panels(const Operation& op, const Rows& rows, Team& team, long size, con
 template <typename T>
 void linear(const Operation& op, const Rows& rows, Team& team) {
     typedef typename Reader<T>::Arranged X;
-    const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs;
+    const long inputs = op.inputs, stride = op.row ? op.row : op.gated ? 2 * inputs : inputs;
     by_panels(
         op, rows, team, inputs * sizeof(X),
         [&](long r, char* group, long m, long S) {
@@ -188,7 +196,7 @@ void linear(const Operation& op, const Rows& rows, Team& team) {
 
 template <typename Format>
 void linear_quantised(const Operation& op, const Rows& rows, Team& team) {
-    const long inputs = op.inputs, stride = op.gated ? 2 * inputs : inputs, blocks = inputs / BLOCK;
+    const long inputs = op.inputs, stride = op.row ? op.row : op.gated ? 2 * inputs : inputs, blocks = inputs / BLOCK;
     by_panels(
         op, rows, team, rounded_size(inputs),
         [&](long r, char* group, long m, long S) {
@@ -240,9 +248,9 @@ void store_heads(const Operation& op, const Rows& rows) {
         const long k = head - op.heads, block = rows.table(r)[rows.positions[r] / B], offset = rows.positions[r] % B;
         const float *key = row + head * D, *value = key + op.kv_heads * D;
         constexpr long P = BESIDE<C>;
-        C* keys = (C*)op.keys + (block * op.kv_heads + k) * D * B + offset * P;
-        C* values = (C*)op.values + (block * op.kv_heads + k) * B * D + offset / P * P * D + offset % P;
-        const long scale = (block * op.kv_heads + k) * B + offset;
+        C* keys = (C*)op.keys + (block * op.apart + k) * D * B + offset * P;
+        C* values = (C*)op.values + (block * op.apart + k) * B * D + offset / P * P * D + offset % P;
+        const long scale = (block * op.apart + k) * B + offset;
         put_away(key, keys, D, op.key_scales + scale, [&](long d) { return d / P * B * P + d % P; });
         put_away(value, values, D, op.value_scales + scale, [&](long d) { return d * P; });
     }
@@ -266,7 +274,7 @@ Asked<C> ask(const Operation& op, const Rows& rows, const Tile& tile, long k) {
         slopes[q] = op.slopes ? op.slopes[h] : 0;
     }
     return {(const C*)op.keys + k * D * B, (const C*)op.values + k * D * B, op.key_scales + k * B, op.value_scales + k * B,
-            rows.table(tile.first), B, D, K * D * B, Q,
+            rows.table(tile.first), B, D, op.apart * D * B, Q,
             queries.data(), ends.data(), op.window, op.cap, op.slopes ? slopes.data() : nullptr};
 }
 
@@ -360,6 +368,19 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
     }
 }
 
+// What an adapter does to its rows; whether it has any.
+bool perform_for_adapter(const Operation& op, const Rows& rows, Team& team) {
+    const long first = rows.ranges[2 * op.adapter], end = rows.ranges[2 * op.adapter + 1];
+    if (first == end) return false;
+    Operation own = op;
+    Rows part = rows;
+    own.from += first * (op.row ? op.row : op.gated ? 2 * op.inputs : op.inputs);
+    own.to += first * (op.stride ? op.stride : op.outputs);
+    part.count = end - first, part.adapters += first;
+    perform(own, part, team);
+    return true;
+}
+
 }  // namespace
 
 extern "C" int64_t span() { return SPAN; }
@@ -379,7 +400,8 @@ extern "C" void run_step(const Operation* operations, int64_t count, const Rows*
 #pragma omp single
         team.threads = omp_get_num_threads();
         for (long n = 0; n < count; n++) {
-            perform(operations[n], *rows, team);
+            if (operations[n].adapter && !perform_for_adapter(operations[n], *rows, team)) continue;
+            if (!operations[n].adapter) perform(operations[n], *rows, team);
             team.wait();
         }
     }

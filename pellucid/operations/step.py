@@ -41,7 +41,10 @@ class Rows(ctypes.Structure):
     """`Rows` of step.cpp: what the operations read of a step."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "sequences", "tables", "wanted", "logits")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("tokens", "positions", "sequences", "tables", "wanted", "logits", "adapters", "ranges")
+        ),
         *((name, ctypes.c_int64) for name in ("count", "width", "num_wanted")),
     ]
 
@@ -52,9 +55,12 @@ class Operation(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("kind", "type")),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "factors", "source", "to")),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "stride", "add", "few", "activation", "gated")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("inputs", "outputs", "stride", "row", "adapter", "add", "few", "activation", "gated")
+        ),
         *((name, ctypes.c_float) for name in ("scale", "cap", "eps")),
-        *((name, ctypes.c_int64) for name in ("centred", "heads", "kv_heads", "dim", "window", "block")),
+        *((name, ctypes.c_int64) for name in ("centred", "heads", "kv_heads", "dim", "window", "block", "apart")),
         *((name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
         *((name, ctypes.c_void_p) for name in ("angles", "slopes", "parts")),
         ("spans", ctypes.c_int64),
