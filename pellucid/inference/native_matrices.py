@@ -21,14 +21,12 @@ def wide(parameter: Tensor) -> Tensor:
 
 
 class Matrix(NamedTuple):
-    """What a linear layer or an embedding reads. type: a number of `operations.step`. bias, and factors, which each
-    output is multiplied by before: (outputs,), float32."""
+    """What a linear layer or an embedding reads. type: a number of `operations.step`. bias: float32."""
 
     weight: Tensor  # (outputs, inputs), or (outputs, bytes of a row) in blocks
     type: int
     inputs: int
     bias: Tensor | None
-    factors: Tensor | None = None
 
     @classmethod
     def of(cls, module: nn.Module) -> Matrix:
@@ -39,6 +37,10 @@ class Matrix(NamedTuple):
             assert isinstance(module, nn.Linear | nn.Embedding), "this layer has been packed already"
             weight, inputs = module.weight.detach(), module.weight.shape[1]
         return cls(weight, type_of(module), inputs, None if bias is None else wide(bias))
+
+    @classmethod
+    def plain(cls, weight: Tensor) -> Matrix:
+        return cls(weight.contiguous(), TYPES[weight.dtype], weight.shape[1], None)
 
 
 def type_of(module: nn.Module) -> int:
@@ -79,10 +81,14 @@ def as_one(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 class Change(NamedTuple):
-    """What an adapter adds to a layer: y = c W x + c s B (A x), c being 1 without DoRA. factors: c, or None."""
+    """What an adapter makes of a layer: y = c W x + c s B (A x), c being 1 without DoRA.
 
-    down: Matrix
-    up: Matrix
+    down: A, (r, in); up: B, (out, r); scale: c s, (out,), float32; factors: c, or None.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: Tensor
     factors: Tensor | None
 
 
@@ -105,11 +111,7 @@ def change_of(module: nn.Module, name: str | None) -> Change | None:
     if adapter.magnitude is not None:
         factors = (adapter.magnitude.detach().float() / module.row_norms(adapter)).contiguous()
         scale = scale * factors
-    return Change(
-        Matrix(down.contiguous(), TYPES[down.dtype], down.shape[1], None),
-        Matrix(up.contiguous(), TYPES[up.dtype], up.shape[1], None, scale),
-        factors,
-    )
+    return Change(down, up, scale, factors)
 
 
 def factors_of(changes: Sequence[Change | None], outputs: Sequence[int]) -> Tensor | None:

@@ -216,7 +216,7 @@ class NativeStep:
 
     def _adapter(
         self, number: int, changes: Sequence[Change | None], x: Tensor, to: Tensor, outputs: Sequence[int],
-        reads: Mapping[str, int],
+        reads: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """What an adapter adds to layers side by side, y += c s B (A x): A x of all of them is one product."""
         downs = [change.down for change in changes if change is not None]
@@ -229,9 +229,10 @@ class NativeStep:
         start = read = 0
         for change, count, rank in zip(changes, outputs, ranks, strict=True):
             if change is not None:
+                scale = self._table({number: change.scale})
                 self._linear(
-                    Matrix.plain(change.up), narrow[:, read:], to[:, start:], factors=self._table({number: change.scale}),
-                    row=narrow.shape[1], stride=to.stride(0), adapter=number, add=1,
+                    Matrix.plain(change.up), narrow[:, read:], to[:, start:], factors=scale, row=narrow.shape[1],
+                    stride=to.stride(0), adapter=number, add=1,
                 )  # fmt: skip
             start, read = start + count, read + rank
 
@@ -245,7 +246,7 @@ class NativeStep:
         return table if table.any() else None
 
     def _linear(
-        self, matrix: Matrix, x: Tensor, to: Tensor | None, factors: Tensor | None = None, **fields: float
+        self, matrix: Matrix, x: Tensor, to: Tensor | None, *, factors: Tensor | None = None, **fields: float
     ) -> None:
         self.program.add(
             Kind.LINEAR, type=matrix.type, weight=matrix.weight, bias=matrix.bias, factors=factors, source=x, to=to,
