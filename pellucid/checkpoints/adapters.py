@@ -99,7 +99,8 @@ def load_adapter(model: Decoder, folder: str | Path, name: str = DEFAULT) -> Ada
     placed = _placed(found, model.config)
     _check_weights(found, model)
     with _open(found.path) as file:
-        tensors = {key: file.get_tensor(key).float().to(model.device) for key in found.shapes}
+        # Copied, since sums over a mapped file, which may begin at any byte, differ in the last bit.
+        tensors = {key: file.get_tensor(key).to(model.device, torch.float32, copy=True) for key in found.shapes}
     for site, own in placed.items():
         rows = [parameter_shapes(model.config)[f"{part}.weight"][0] for part in site.parts]
         ups = tensors[own[UP]].split(rows)

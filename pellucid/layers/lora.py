@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pellucid.layers.nf4 import NF4Linear
 from pellucid.layers.quantised import QuantisedLinear
+from pellucid.operations.frozen import frozen_product
 
 Linear = nn.Linear | QuantisedLinear | NF4Linear  # what an adapter can stand beside
 
@@ -48,7 +49,9 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in) -> s B A x, (..., out), in the adapter's type."""
-        x = F.dropout(x, self.dropout, self.training).to(self.down.dtype)
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
+        x = x.to(self.down.dtype)
         return F.linear(F.linear(x, self.down), self.up) * self.scale
 
     def extra_repr(self) -> str:
@@ -80,23 +83,36 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        y: Tensor = self.base(x)
         if self.active is None:
+            y: Tensor = self.base(x)
             return y
-        adapter = self.adapter(self.active)
-        change = adapter(x).to(y.dtype)
-        if adapter.magnitude is None:
-            return y + change
-        bias = self.base.bias
-        plain = y if bias is None else y - bias
-        turned = (adapter.magnitude / self.row_norms(adapter)).to(y.dtype) * (plain + change)
-        return turned if bias is None else turned + bias
+        adapter, bias = self.adapter(self.active), self.base.bias
+        plain = self._product(x)
+        y = plain + adapter(x).to(plain.dtype)
+        if adapter.magnitude is not None:
+            y = (adapter.magnitude / self.row_norms(adapter)).to(y.dtype) * y
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """W x, without the bias."""
+        base = self.base
+        if isinstance(base, QuantisedLinear):
+            return base.product(x)
+        if isinstance(base, NF4Linear):
+            return frozen_product(x, base.widened)
+        assert isinstance(base, nn.Linear)
+        if torch.compiler.is_compiling() or (base.weight.requires_grad and torch.is_grad_enabled()):
+            return F.linear(x, base.weight)
+        return frozen_product(x, base.weight.detach().to)
 
     @torch.no_grad()
     def row_norms(self, adapter: Adapter) -> Tensor:
         """||W + s B A|| of each row, (out,), float32. No gradient goes through it (Liu et al. 2024, section 4.3)."""
         with torch.autocast(adapter.down.device.type, enabled=False):
-            return (widened(self.base).float() + delta(adapter)).norm(dim=1)
+            weight, down, up = widened(self.base).float(), adapter.down.float(), adapter.up.float() * adapter.scale
+            # ||w + b A||^2 = ||w||^2 + (2 w A^T + b A A^T) . b, so that B A is never made
+            squares = weight.square().sum(1) + ((2 * (weight @ down.T) + up @ (down @ down.T)) * up).sum(1)
+            return squares.clamp_min(0).sqrt()
 
     @torch.no_grad()
     def merged_weight(self, name: str) -> Tensor:

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.operations.frozen import frozen_product
+
 BLOCK = 64  # weights that have one scale
 GROUP = 256  # scales that have one width
 CHUNK = 1 << 16  # blocks at a time, so that a large matrix needs little room beside itself
@@ -122,27 +124,8 @@ class NF4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features), in the type of x, or of autocast."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        y = frozen_product(x, self.widened)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.out_features}, {self.in_features}, NF4"
-
-
-class _Product(torch.autograd.Function):
-    """x W^T, of which nothing is kept for the gradient, x W^T's being g W: W is widened again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: NF4Linear) -> Tensor:
-        ctx.layer, ctx.dtype = layer, x.dtype
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x, layer.widened(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        return gradient @ ctx.layer.widened(ctx.dtype), None

@@ -128,7 +128,7 @@ def test_pefts_opens_here(family: str, kind: str, bases: Any, tmp_path: Path) ->
         },
     }[kind]
     base = AutoModelForCausalLM.from_pretrained(bases(family), dtype=torch.float32)
-    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, task_type="CAUSAL_LM", **fields)
+    config = LoraConfig(r=4, lora_alpha=4, init_lora_weights=False, task_type="CAUSAL_LM", **fields)
     theirs = get_peft_model(base, config).eval()
     stir(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
