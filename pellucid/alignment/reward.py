@@ -59,7 +59,7 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0
 
 
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """What holds rewards around 0, which no comparison does: (P,) (Eisenstein et al. 2023, section 3.1)."""
+    """What holds rewards around 0, which no comparison does: (P,) (Eisenstein et al. 2023)."""
     # (r(x, y_w) + r(x, y_l))^2
     return (chosen + rejected) ** 2
 

@@ -31,7 +31,7 @@ class RewardRecipe(Recipe):
     """A reward model on top of `base` (as for `pellucid.load`), from preferences.
 
     margin: how much higher the better answer's reward has to be (Touvron et al. 2023, section 3.2.2). centring: the
-    weight of the squared sum of both rewards, which holds them around 0 (Eisenstein et al. 2023, section 3.1).
+    weight of the squared sum of both rewards, which holds them around 0 (Eisenstein et al. 2023).
     """
 
     base: str
