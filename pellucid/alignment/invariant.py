@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from pellucid.alignment.fisher import trained
 from pellucid.training.optimizers import Optimizers
 
-FRESH = 4  # rows of old text that a step measures
+FRESH = 2  # rows of old text that a step measures, a gradient each
 Measure = Callable[[range], list[Tensor]]
 """The diagonal of the Fisher information on the old rows with these numbers, a tensor for each of `trained`."""
 
@@ -54,14 +54,23 @@ def along(step: Sequence[Tensor], metric: Sequence[Tensor], strength: float) -> 
 class InvariantPath(Optimizers):
     """The optimizers of a model whose steps are turned by `along`.
 
-    rows: the metric begins as the mean over so many of the old rows, and forgets them as fast: it is saved with the
-    optimizers' state.
+    rows: the metric begins as the mean over so many of the old rows, and forgets them as fast. It is saved with the
+    optimizers' state; resumed: it will be loaded from there.
     """
 
-    def __init__(self, inner: Optimizers, model: nn.Module, measure: Measure, strength: float, rows: int) -> None:
+    def __init__(
+        self,
+        inner: Optimizers,
+        model: nn.Module,
+        measure: Measure,
+        strength: float,
+        rows: int,
+        *,
+        resumed: bool = False,
+    ) -> None:
         super().__init__(model, inner.parts)
         self.parameters, self.measure, self.strength, self.rows = trained(model), measure, strength, rows
-        self.metric = measure(range(rows))
+        self.metric = [torch.zeros_like(p) for p in self.parameters] if resumed else measure(range(rows))
         self.measured = torch.tensor(rows)  # rows of old text so far
 
     @torch.no_grad()

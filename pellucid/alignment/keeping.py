@@ -38,7 +38,9 @@ def hold(trainer: Trainer, keep: KeepRecipe, old: Rows | None) -> None:
     if keep.penalty == "fip":
         assert old is not None
         measure = partial(_measure, trainer, old)
-        trainer.optimizers = InvariantPath(trainer.optimizers, trainer.model, measure, keep.strength, keep.rows)
+        trainer.optimizers = InvariantPath(
+            trainer.optimizers, trainer.model, measure, keep.strength, keep.rows, resumed=trainer.checkpoint is not None
+        )
         return
     importance = None
     if keep.penalty == "ewc":

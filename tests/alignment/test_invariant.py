@@ -135,21 +135,21 @@ def measure(rows: range) -> list[Tensor]:
     return [torch.tensor([[1.0 + number, 3.0] for number in rows]).mean(0)]
 
 
-def path(point: Point, lr: float, strength: float, rows: int) -> InvariantPath:
+def path(point: Point, lr: float, strength: float, rows: int, *, resumed: bool = False) -> InvariantPath:
     inner = Optimizers(point, [torch.optim.SGD([point.w], lr=lr)])
-    return InvariantPath(inner, point, measure, strength, rows)
+    return InvariantPath(inner, point, measure, strength, rows, resumed=resumed)
 
 
 def test_the_optimizers_step_is_turned() -> None:
-    """By hand. The metric is (1 + 3.5, 3) of rows 0 ... 7; then 4 rows of (1 + 9.5, 3) count for half. With strength 2
-    and the mean (7.5 + 3) / 2, the step (-1.5, -2) of SGD is divided by (1 + 2 * 7.5 / 5.25, 1 + 2 * 3 / 5.25)."""
+    """By hand. The metric is (1 + 1.5, 3) of rows 0 ... 3; then rows 4 and 5, (1 + 4.5, 3), count for half. With
+    strength 2 and the mean (4 + 3) / 2, the step (-1.5, -2) of SGD is divided by (1 + 2 * 4 / 3.5, 1 + 2 * 3 / 3.5)."""
     point = Point()
-    optimizers = path(point, 1.0, 2.0, 8)
+    optimizers = path(point, 1.0, 2.0, 4)
     point.w.grad = torch.tensor([3.0, 4.0])
     optimizers.step(0.5)
-    turned = torch.tensor([-1.5 / (1 + 15 / 5.25), -2 / (1 + 6 / 5.25)])
+    turned = torch.tensor([-1.5 / (1 + 8 / 3.5), -2 / (1 + 6 / 3.5)])
     torch.testing.assert_close(point.w.detach(), torch.tensor([1.0, 2.0]) + turned * 2.5 / turned.norm())
-    assert point.frozen.item() == 5 and int(optimizers.measured) == 8 + FRESH
+    assert point.frozen.item() == 5 and int(optimizers.measured) == 4 + FRESH
 
 
 def test_its_state_comes_back() -> None:
@@ -161,7 +161,7 @@ def test_its_state_comes_back() -> None:
             optimizers.step()
 
     point, other = Point(), Point()
-    whole, again = path(point, 0.1, 1.0, 6), path(other, 0.1, 1.0, 6)
+    whole, again = path(point, 0.1, 1.0, 6), path(other, 0.1, 1.0, 6, resumed=True)
     go_on(point, whole, 3)
     saved = {name: tensor.clone() for name, tensor in whole.state_tensors().items()}
     with torch.no_grad():
