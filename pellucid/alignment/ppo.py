@@ -102,11 +102,13 @@ class PPO:
         """What the updates learn from, None where this process has no answers; what is known of it in all processes."""
         ppo, ranks = self.recipe.ppo, trainer.ranks
         self.largest = 0.0
-        if not played.rollouts:  # the sums below are of all processes
+        if not played.rollouts:  # the sums are of all processes, in the order in which they come below
             nothing = torch.zeros(0, 0, device=trainer.setting.device)
-            for _ in range(1 + ppo.whiten_rewards):
+            if ppo.whiten_rewards:
                 whiten(nothing, nothing.bool(), ranks.sum)
-            return None, self._measures(nothing, nothing, nothing, played, trainer)
+            measures = self._measures(nothing, nothing, nothing, played, trainer)
+            whiten(nothing, nothing.bool(), ranks.sum)
+            return None, measures
         laid = self._scored(trainer, played)
         kl = laid.by_answer(laid.rows.old - laid.rows.reference)  # (S, L), k1
         values = laid.by_answer(laid.rows.values)
