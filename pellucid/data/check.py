@@ -161,7 +161,7 @@ def count_tokens(record: Record, found: Check, tokenizer: Tokenizer, context: in
     tokens = len(longest.ids)
     if record.kind == "text" or context is None or tokens <= context:
         return
-    if longest.mask is not None and True not in longest.mask[:context]:
+    if record.kind == "preference" and longest.mask is not None and True not in longest.mask[:context]:
         sentence = f"{record.place}: what comes before the answer fills the context of {context:,} tokens"
         found.problem("the prompt alone exceeds the context", f"{sentence}; raise data.context, or remove the record")
         return

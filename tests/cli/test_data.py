@@ -17,6 +17,7 @@ from pellucid.training.pretrain import read_data
 from pellucid.training.ranks import Ranks
 from pellucid.training.recipe import PretrainRecipe, read_recipe
 from pellucid.training.run import RunFolder
+from tests.alignment.pairs import content as preference_content
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -208,6 +209,7 @@ def test_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0 and out.startswith(f"{folder}: 12 people; ")
     assert run(capsys, "check", folder / "documents.jsonl", "--for", "text")[0] == 0
     assert run(capsys, "check", folder / "conversations.jsonl", "--for", "conversation")[0] == 0
+    assert run(capsys, "check", folder / "preferences.jsonl", "--for", "preference")[0] == 0
     questions = [json.loads(line) for line in (folder / "questions.jsonl").read_text("utf-8").splitlines()]
     assert {question["people"] for question in questions} == {"train", "held out"}
     assert any(question["answer"] is None for question in questions)
@@ -226,3 +228,25 @@ def test_world_replaces_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (
         status == 2 and "'thesis.txt', so it is not just a world's texts" in err and (tmp_path / "thesis.txt").exists()
     )
+
+
+def test_show_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The better answer and the worse one of each pair, what is learnt from marked (D6)."""
+    recipe = tmp_path / "dpo.yaml"
+    recipe.write_text(yaml.safe_dump(preference_content(tmp_path, dpo={"loss": "ipo"})))
+    status, out, err = run(capsys, "show", recipe, "-n", 1)
+    assert status == 0 and "kept: preferences (108)" in err, err
+    lines = out.splitlines()
+    assert lines[1].startswith("── pair 1 of 1, chosen: ") and any(line.endswith("?<|im_end|>⟧") for line in lines)
+    worse = next(number for number, line in enumerate(lines) if line.startswith("── pair 1 of 1, rejected: "))
+    assert any(line.startswith("⟦") and line.endswith(".<|im_end|>⟧") for line in lines[:worse])
+    assert any(line.startswith("⟦") and line.endswith("?<|im_end|>⟧") for line in lines[worse:])
+
+
+def test_check_tells_the_lengths_of_both_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = preference_content(tmp_path)
+    status, out, _ = run(capsys, "check", content["data"]["train"], "--model", content["base"])
+    assert status == 0 and "108 pairs; tokens of an answer on average: chosen " in out
+    assert "the chosen one is the longer in 50% (equal counts half)" in out
+    report = json.loads(run(capsys, "check", content["data"]["train"], "--model", content["base"], "--json")[1])
+    assert report["pairs"]["count"] == 108 and report["pairs"]["chosen_longer"] == 0.5
