@@ -34,7 +34,7 @@ def best_of(
     from pellucid.alignment.best_of import curve, draw, draw_picture, table
     from pellucid.alignment.prompts import read_prompts
     from pellucid.alignment.rewards import find_reward
-    from pellucid.alignment.templates import with_template
+    from pellucid.alignment.templates import give_template, with_template
     from pellucid.checkpoints.describe import describe
     from pellucid.checkpoints.load import load, to_run
     from pellucid.inference.engine import Engine
@@ -47,7 +47,8 @@ def best_of(
     tokenizer = with_template(base.tokenizer)
     read = read_prompts(prompts, tokenizer, chat=True, longest=longest, too_long="drop", skip_bad=False, seed=0)
     use_best_threads()
-    loaded, _ = load(model, dtype=best_precision("auto").name, quantize=to_run(None, "auto"))
+    loaded, own = load(model, dtype=best_precision("auto").name, quantize=to_run(None, "auto"))
+    give_template(loaded, own)
     drawn = draw(
         Engine(loaded, tokenizer), read.prompts[:count], rewards, max(numbers), temperature=temperature,
         max_tokens=max_tokens, seed=seed,

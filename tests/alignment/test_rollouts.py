@@ -150,19 +150,13 @@ def test_rows() -> None:
 
 @pytest.mark.slow
 def test_smollm2(smollm2: tuple[Decoder, Tokenizer]) -> None:
-    """Two forwards of training agree within 1e-5. The engine's differs from it by rounding alone: logits of 36 that are
-    sums of 576 products, over a temperature of 0.6, are 3e-5 from those in float64 (measured; the engine's, 1.3e-5)."""
+    """The two differ by rounding alone: logits of 36 that are sums of 576 products, over a temperature of 0.6, are 3e-5
+    from those in float64 (measured; the engine's, 1.3e-5). What is learnt from is a ratio of training's forwards."""
     model, tokenizer = smollm2
-    rollouts = Rollouts(model, tokenizer, 128)
-    asked: list[Any] = [[{"role": "user", "content": text}] for text in ("Name three towns.", "What is the sea?")]
-    prompts = [tokenizer.apply_chat_template(one, add_generation_prompt=True).ids for one in asked]
-    for temperature in TEMPERATURES:
-        for top_p in (1.0, 0.9):
-            params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=24, n=2)
-            found = rollouts.generate(prompts, params, [1, 2])
-            assert largest_ratio_error(model, tokenizer, found, temperature, 256) < 1e-4, (temperature, top_p)
-            laid = lay(found, 256, CPU)
-            with torch.no_grad():
-                laid = find_nuclei(model, laid, tokenizer.vocab_size, temperature, together=2)
-                first, second = (log_probs_of(model, laid.rows, tokenizer.vocab_size, temperature)[0] for _ in range(2))
-            assert float((first - second).expm1().abs().max()) < 1e-5
+    rollouts = Rollouts(model, tokenizer, 64)
+    asked: list[Any] = [{"role": "user", "content": "Name three towns."}]
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True).ids
+    for temperature, top_p in ((0.6, 1.0), (1.0, 0.9), (1.3, 1.0)):
+        params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=16, n=2)
+        found = rollouts.generate([prompt], params, [1])
+        assert largest_ratio_error(model, tokenizer, found, temperature, 128) < 1e-4, (temperature, top_p)
