@@ -117,10 +117,12 @@ def train_reward_model(
 
 @dataclass(frozen=True, slots=True)
 class RewardData:
-    """What a run reads. counts: of records and pairs, by what became of them. content: a digest of the pairs."""
+    """What a run reads. tokenizer: it has a chat template. counts: of records and pairs, by what became of them.
+    content: a digest of the pairs."""
 
     train: Rankings
     validation: Rankings | None
+    tokenizer: Tokenizer
     counts: Counter[str]
     content: str
 
@@ -158,7 +160,7 @@ def read_data(recipe: RewardRecipe, *, progress: Progress | None = None, say: Sa
     validation = None
     if held is not None:
         validation = Rankings(Pairs(held, wanted.context, recipe.seed, too_long=wanted.too_long), recipe.seed)
-    return RewardData(rankings, validation, counts + pairs.counts, train.content)
+    return RewardData(rankings, validation, tokenizer, counts + pairs.counts, train.content)
 
 
 def _prepare(recipe: RewardRecipe, ranks: Ranks, say: Say, progress: Progress | None) -> RewardData:
@@ -184,7 +186,7 @@ def _train(
     if checkpoint is not None:
         say(f"going on after step {checkpoint.step:,}")
     beside = saved_adapter(model, tokenizer, recipe.base, recipe.adapter)
-    method = Supervised(data.train, reward_loss(recipe.margin, recipe.centring), MEASURES)
+    method = Supervised(data.train, reward_loss(recipe.reward.margin, recipe.reward.centring), MEASURES)
     trainer = Trainer(
         recipe, model.to(setting.device), tokenizer, method, steps, setting, run, data.content, checkpoint,
         base=base_of(find_source(recipe.base)), saved=AdapterAndScore(beside, model.score) if beside else None,

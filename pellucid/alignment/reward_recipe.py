@@ -20,6 +20,17 @@ class ComparisonDataRecipe(DataRecipe):
     noise: float = Field(0.0, ge=0, le=1)  # this part of the training pairs is turned round, to see what it does
 
 
+class ComparingRecipe(Section):
+    """What the loss asks for.
+
+    margin: how much higher the better answer's reward has to be (Touvron et al. 2023, section 3.2.2). centring: the
+    weight of the squared sum of both rewards, which holds them around 0 (Eisenstein et al. 2023).
+    """
+
+    margin: float = Field(0.0, ge=0)
+    centring: float = Field(0.0, ge=0)
+
+
 class RewardReportRecipe(Section):
     """What the report shows."""
 
@@ -28,18 +39,13 @@ class RewardReportRecipe(Section):
 
 
 class RewardRecipe(Recipe):
-    """A reward model on top of `base` (as for `pellucid.load`), from preferences.
-
-    margin: how much higher the better answer's reward has to be (Touvron et al. 2023, section 3.2.2). centring: the
-    weight of the squared sum of both rewards, which holds them around 0 (Eisenstein et al. 2023).
-    """
+    """A reward model on top of `base` (as for `pellucid.load`), from preferences."""
 
     base: str
     adapter: AdapterRecipe | None = None
     data: ComparisonDataRecipe
     optim: FineTuningOptimRecipe = FineTuningOptimRecipe()
-    margin: float = Field(0.0, ge=0)
-    centring: float = Field(0.0, ge=0)
+    reward: ComparingRecipe = ComparingRecipe()
     report: RewardReportRecipe = RewardReportRecipe()
 
     @model_validator(mode="after")

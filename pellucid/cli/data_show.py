@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
+    from pellucid.alignment.reward_recipe import RewardRecipe
     from pellucid.data.examples import Batches, Examples
     from pellucid.data.shown import Span
     from pellucid.tokenizer.tokenizer import Tokenizer
@@ -68,11 +69,17 @@ def show(
     print_sum(examples, console)
 
 
+Known: TypeAlias = "DPORecipe | RewardRecipe | SFTRecipe | PretrainRecipe"
+
+
 def tokens_of(rows: Batches, indices: range) -> tuple[Examples, bool]:
     """These rows, and whether their documents are pairs of answers."""
     from pellucid.data.examples import Examples
     from pellucid.data.pairs import Pairs
+    from pellucid.data.rankings import Rankings
 
+    if isinstance(rows, Rankings):
+        return rows.read(indices).examples, False
     if isinstance(rows, Pairs):
         found = rows.read(indices)
         return Examples(found.tokens, found.targets, found.positions, found.documents), True
@@ -81,24 +88,26 @@ def tokens_of(rows: Batches, indices: range) -> tuple[Examples, bool]:
     return examples, False
 
 
-def read(path: Path, overrides: list[str]) -> DPORecipe | SFTRecipe | PretrainRecipe:
-    """The recipe, of whichever kind it is: one on preferences has a section `dpo`, any fine-tuning names its base."""
+def read(path: Path, overrides: list[str]) -> Known:
+    """The recipe, of whichever kind it is: one on preferences has a section `dpo` or `reward`, any fine-tuning names
+    its base."""
     from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
+    from pellucid.alignment.reward_recipe import RewardRecipe
     from pellucid.training.recipe import PretrainRecipe, read_recipe
 
     sections = sections_of(path) | {override.partition(".")[0] for override in overrides}
     if "dpo" in sections:
         return read_recipe(path, overrides, DPORecipe)
+    if "reward" in sections:
+        return read_recipe(path, overrides, RewardRecipe)
     if "base" in sections:
         return read_recipe(path, overrides, SFTRecipe)
     return read_recipe(path, overrides, PretrainRecipe)
 
 
 @contextmanager
-def in_its_place(
-    recipe: DPORecipe | SFTRecipe | PretrainRecipe,
-) -> Iterator[DPORecipe | SFTRecipe | PretrainRecipe]:
+def in_its_place(recipe: Known) -> Iterator[Known]:
     """The recipe, with the run's folder for its data if that was begun with this recipe, else with a passing one.
 
     What is only looked at leaves nothing that a run with another recipe could find.
@@ -120,11 +129,12 @@ def in_its_place(
         yield recipe.model_copy(update={"run": folder})
 
 
-def read_material(recipe: DPORecipe | SFTRecipe | PretrainRecipe) -> Material:
+def read_material(recipe: Known) -> Material:
     """The rows of a recipe. Raises InputError for data that cannot be used."""
-    from pellucid.alignment import dpo_run, sft
+    from pellucid.alignment import dpo_run, reward, sft
     from pellucid.alignment.dpo_recipe import DPORecipe
     from pellucid.alignment.recipe import SFTRecipe
+    from pellucid.alignment.reward_recipe import RewardRecipe
     from pellucid.cli.running import note
     from pellucid.cli.training import preparing
     from pellucid.data.packing import Stream
@@ -134,6 +144,9 @@ def read_material(recipe: DPORecipe | SFTRecipe | PretrainRecipe) -> Material:
     if isinstance(recipe, DPORecipe):
         preferences = dpo_run.read_data(recipe, say=note, progress=preparing())
         return Material(preferences.pairs, preferences.tokenizer, preferences.counts)
+    if isinstance(recipe, RewardRecipe):
+        compared = reward.read_data(recipe, say=note, progress=preparing())
+        return Material(compared.train, compared.tokenizer, compared.counts)
     if isinstance(recipe, SFTRecipe):
         data = sft.read_data(recipe, say=note, progress=preparing())
         return Material(data.rows, data.tokenizer, data.counts)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.data.examples import Examples
+from pellucid.data.examples import IGNORE, Examples
 from pellucid.data.order import permutation
 from pellucid.data.packing import Ints, Pieces, assemble, no_rows, pack
 from pellucid.data.pairs import Pairs
@@ -54,6 +54,15 @@ class RankedExamples:
     @property
     def batch(self) -> Batch:
         return Batch(self.positions, self.documents)
+
+    @property
+    def examples(self) -> Examples:
+        """The same rows, to be looked at: the tokens of the answers are what is learnt from."""
+        targets = torch.full_like(self.tokens, IGNORE)
+        for (row, end), length in zip(self.ends.tolist(), self.lengths.tolist(), strict=True):
+            said = slice(end - length + 1, end + 1)
+            targets[row, end - length : end] = self.tokens[row, said]
+        return Examples(self.tokens, targets, self.positions, self.documents)
 
     def to(self, device: torch.device) -> RankedExamples:
         """On another device."""

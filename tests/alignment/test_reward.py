@@ -154,6 +154,26 @@ def test_all_pairs_of_a_prompt_count_as_one_and_each_answer_is_scored_once() -> 
         assert float((one - other).norm()) <= 1e-5 * float(other.norm())
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_a_batch_in_parts_gives_the_same_gradient(micro_batch: int) -> None:
+    """Promise D2: prompts with one pair and with three, in rows that are taken one or two at a time."""
+    answers = [[[100 + n], [110 + n, 111], [120 + n] * 5] for n in range(6)]
+    rows = rows_of(answers, [[(0, 1), (0, 2), (1, 2)] if n % 2 else [(2, 0)] for n in range(6)])
+    assert len(rows) > 2
+    found = []
+    for size in (None, micro_batch):
+        model = small()
+        gradient = take_gradient(
+            model, rows.read(range(len(rows))), reward_loss(0.5, 0.1), micro_batch=size, measures=MEASURES
+        )
+        found.append((gradient, [p.grad for p in model.parameters() if p.grad is not None]))
+    (whole, one), (parts, other) = found
+    assert parts.learnt == whole.learnt == 6 and parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert parts.measures == pytest.approx(whole.measures, rel=1e-4, abs=1e-5)
+    for a, b in zip(one, other, strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(a.norm()) + 1e-7
+
+
 def content(folder: Path, **changes: Any) -> dict[str, Any]:
     """A recipe in `folder`, which gets the data and the base."""
     if not (folder / "base").exists():
@@ -307,8 +327,8 @@ def test_what_cannot_be_used_is_counted_or_named(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="margin = -1"):
-        parsed(tmp_path, margin=-1)
+    with pytest.raises(InputError, match=r"reward.margin = -1"):
+        parsed(tmp_path, reward={"margin": -1})
     with pytest.raises(InputError, match=r"train.sample_prompts: a reward model writes nothing"):
         parsed(tmp_path, train={"steps": 1, "sample_prompts": ["x"]})
     with pytest.raises(InputError, match="do not fill a batch of 500"):
@@ -328,5 +348,10 @@ def test_the_command_says_how_good_it_is(learnt: Path, capsys: pytest.CaptureFix
     assert command(["reward", str(learnt / "recipe.yaml")]) == 0
     out = capsys.readouterr().out
     assert "Of 36 held-out pairs" in out and "30 steps" in out and f"--judge {learnt / 'run'}" in out
+    with_section = str(learnt / "shown.yaml")
+    Path(with_section).write_text(yaml.safe_dump(content(learnt, reward={"margin": 0.5})))
+    assert command(["data", "show", with_section, "-n", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "row 0: 192 tokens" in shown and "⟦" in shown
     assert command(["show", str(learnt / "run")]) == 0
     assert "1 score a text" in capsys.readouterr().out

@@ -74,6 +74,7 @@ def test_every_pair_comes_once_an_epoch_with_all_others_of_its_prompt(drawn: Dra
         assert examples.real == sum(examples.lengths.tolist()) + 2 * len(examples.lengths)
         prompts, answers = prompts + examples.supervised, answers + len(examples.ends)
         assert float(examples.shares.sum()) == pytest.approx(examples.supervised, rel=1e-6)
+        assert examples.examples.supervised == sum(examples.lengths.tolist())
         seen += told(examples)
         parts = examples.split(rows)
         assert sum(part.supervised for part in parts) == examples.supervised
