@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.layers.lora import LoRALinear
 from pellucid.layers.quantised import Quantised
 from pellucid.operations.step import BLOCKS, TYPES
-
-LINE = 64  # bytes: the rank of an adapter is filled up with zeros to so many, which are read at once
 
 
 def wide(parameter: Tensor) -> Tensor:
@@ -83,7 +80,7 @@ def as_one(parts: Sequence[Tensor]) -> Tensor | None:
 class Change(NamedTuple):
     """What an adapter makes of a layer: y = c W x + c s B (A x), c being 1 without DoRA.
 
-    down: A, (r, in); up: B, (out, r); scale: c s, (out,), float32; factors: c, or None.
+    down: A, (r, in); up: B transposed, (r, out); scale: c s, (out,); factors: c, or None. All are float32.
     """
 
     down: Tensor
@@ -104,10 +101,8 @@ def change_of(module: nn.Module, name: str | None) -> Change | None:
     if name is None or not isinstance(module, LoRALinear) or name not in module.adapters:
         return None
     adapter = module.adapter(name)
-    down, up = (one.detach() if one.dtype in TYPES else one.detach().float() for one in (adapter.down, adapter.up))
-    more = -adapter.rank % (LINE // down.itemsize)
-    down, up = F.pad(down, (0, 0, 0, more)), F.pad(up, (0, more))  # (r, in), (out, r)
-    scale, factors = torch.full((len(up),), adapter.scale), None
+    down, up = wide(adapter.down), wide(adapter.up.T)
+    scale, factors = torch.full((up.shape[1],), adapter.scale), None
     if adapter.magnitude is not None:
         factors = (adapter.magnitude.detach().float() / module.row_norms(adapter)).contiguous()
         scale = scale * factors

@@ -230,9 +230,9 @@ class NativeStep:
         for change, count, rank in zip(changes, outputs, ranks, strict=True):
             if change is not None:
                 scale = self._table({number: change.scale})
-                self._linear(
-                    Matrix.plain(change.up), narrow[:, read:], to[:, start:], factors=scale, row=narrow.shape[1],
-                    stride=to.stride(0), adapter=number, add=1,
+                self.program.add(
+                    Kind.SPREAD, weight=change.up, factors=scale, source=narrow[:, read:], to=to[:, start:],
+                    inputs=rank, outputs=count, row=narrow.shape[1], stride=to.stride(0), adapter=number,
                 )  # fmt: skip
             start, read = start + count, read + rank
 

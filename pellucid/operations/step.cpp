@@ -20,7 +20,7 @@
 
 namespace {
 
-enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE };
+enum Kind { EMBED, ANGLES, NORM, LINEAR, STORE, ATTEND, TAKE, SPREAD };
 enum Type { FLOAT32, BFLOAT16, Q8_0_BLOCKS, Q4_0_BLOCKS, Q4_1_BLOCKS, INT8 };  // INT8: of the cache alone
 constexpr long FEW = 16;  // rows, up to which threads rather do a thing twice than wait for one another
 constexpr long ROWS = 64, OUTPUTS = 64;  // of a linear layer that a thread computes before it puts them away
@@ -50,13 +50,13 @@ struct Team {
 struct Operation {
     int64_t kind, type;
     const void *weight, *bias;         // LINEAR, EMBED, NORM
-    const float *const *factors;       // LINEAR: of each adapter, what each output is multiplied by before its bias, or null
+    const float *const *factors;       // LINEAR, SPREAD: of each adapter, what outputs are multiplied by before the bias, or null
     const float *from;                 // what it reads, float32, (R, inputs)
     float *to;                         // what it writes, (R, outputs); null: the logits
     int64_t inputs, outputs;
-    int64_t stride;                    // NORM, LINEAR: from a row of what it writes to the next; LINEAR: 0 for `outputs`
-    int64_t row;                       // LINEAR: from a row of what it reads to the next, 0 where nothing lies between
-    int64_t adapter;                   // LINEAR: over the rows of this one alone, 0 for all
+    int64_t stride;                    // NORM, LINEAR, SPREAD: from a row of what it writes to the next; LINEAR: 0 for `outputs`
+    int64_t row;                       // LINEAR, SPREAD: from a row of what it reads to the next, 0 where nothing lies between
+    int64_t adapter;                   // LINEAR, SPREAD: over the rows of this one alone, 0 for all
     int64_t add;                       // LINEAR, NORM: to what is there
     int64_t few;                       // over the wanted rows alone
     int64_t activation, gated;         // LINEAR: of its input; gated: act(first half) * second half
@@ -209,6 +209,36 @@ void linear_quantised(const Operation& op, const Rows& rows, Team& team) {
             const uint8_t* w = (const uint8_t*)op.weight + n * blocks * Format::BYTES;
             multiply_quantised<Format>(x, S, w, blocks, N, y, OUTPUTS);
         });
+}
+
+// y += factor * sum_k x_k w_k for a matrix of few inputs, laid out (inputs, outputs): what is read of it at once belongs to
+// outputs that stand together, and nothing is added up across.
+void spread(const Operation& op, const Rows& rows) {
+    constexpr long W = OUTPUTS / LANES;
+    const float* weight = (const float*)op.weight;
+#pragma omp for schedule(static) nowait
+    for (long n = 0; n < op.outputs; n += OUTPUTS) {
+        const long whole = (op.outputs - n < OUTPUTS ? op.outputs - n : OUTPUTS) / LANES, end = std::min(op.outputs, n + OUTPUTS);
+        for (long r = 0; r < rows.count; r++) {
+            const float *x = op.from + r * op.row, *factors = op.factors[rows.adapters[r]];
+            float* y = op.to + r * op.stride;
+            if (whole == W) {
+                floats sums[W] = {};
+                for (long k = 0; k < op.inputs; k++)
+                    for (long i = 0; i < W; i++) sums[i] += x[k] * load(weight + k * op.outputs + n + i * LANES);
+                for (long i = 0; i < W; i++) {
+                    const long place = n + i * LANES;
+                    store(load(y + place) + load(factors + place) * sums[i], y + place);
+                }
+                continue;
+            }
+            for (long i = n; i < end; i++) {
+                float sum = 0;
+                for (long k = 0; k < op.inputs; k++) sum += x[k] * weight[k * op.outputs + i];
+                y[i] += factors[i] * sum;
+            }
+        }
+    }
 }
 
 // Turns a head by its row's angles (RoFormer, Su et al. 2021, eq. 34), halves apart.
@@ -365,6 +395,7 @@ void perform(const Operation& op, const Rows& rows, Team& team) {
             if (op.type == INT8) return attend<int8_t>(op, rows, team);
             return narrow ? attend<uint16_t>(op, rows, team) : attend<float>(op, rows, team);
         case TAKE: return take(op, rows);
+        case SPREAD: return spread(op, rows);
     }
 }
 

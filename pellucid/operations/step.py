@@ -30,6 +30,7 @@ class Kind(IntEnum):
     STORE = 4
     ATTEND = 5
     TAKE = 6
+    SPREAD = 7
 
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}

@@ -67,6 +67,45 @@ def test_a_linear_layer_and_what_it_reads(rows, inputs, outputs, seed, activatio
 
 @settings(deadline=None, max_examples=30)
 @given(
+    counts=st.lists(st.integers(0, 30), min_size=3, max_size=3), inputs=st.integers(1, 20), outputs=st.integers(1, 150),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_what_an_adapter_adds_to_its_own_rows(counts, inputs, outputs, seed):
+    """y = f_a * (W x) for the rows of each adapter a, and then y += g * (x' B) for those of the last alone."""
+    torch.manual_seed(seed)
+    R, beside = sum(counts), 3
+    of = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    ends = torch.tensor(counts).cumsum(0)
+    ranges = torch.stack([ends - torch.tensor(counts), ends], 1).contiguous()
+    x, weight, small = torch.randn(R, 7), torch.randn(outputs, 7), torch.randn(inputs, outputs)
+    read, to = torch.randn(R, inputs + beside), torch.zeros(R, outputs + beside)
+    factors, scale = torch.randn(2, outputs), torch.randn(outputs)
+    table = torch.tensor([0, factors[0].data_ptr(), factors[1].data_ptr()])
+    own = torch.tensor([0, 0, scale.data_ptr()])
+    program = Program()
+    shape = {"outputs": outputs, "stride": outputs + beside}
+    program.add(Kind.LINEAR, type=0, weight=weight, factors=table, source=x, to=to, inputs=7, **shape)
+    program.add(
+        Kind.SPREAD,
+        weight=small,
+        factors=own,
+        source=read,
+        to=to,
+        inputs=inputs,
+        row=inputs + beside,
+        adapter=2,
+        **shape,
+    )
+    program.run(Rows(count=R, adapters=of.data_ptr(), ranges=ranges.data_ptr()))
+    expected = x @ weight.T * torch.cat([torch.ones(1, outputs), factors])[of]
+    last = (of == 2)[:, None]
+    expected += last * (read[:, :inputs] @ small) * scale
+    most = 1e-5 * (1 + x.abs() @ weight.T.abs() * 9 + (read[:, :inputs].abs() @ small.abs()) * 9)
+    assert ((to[:, :outputs] - expected).abs() <= most).all() and not to[:, outputs:].any()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
     name=st.sampled_from(list(BLOCKS)), rows=st.integers(1, 80), blocks=st.integers(1, 9), outputs=st.integers(1, 20),
     seed=st.integers(0, 99),
 )  # fmt: skip
