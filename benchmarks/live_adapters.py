@@ -3,7 +3,7 @@
     python benchmarks/live_adapters.py [--model smollm2] [--rank 16] [--rows 1,8,32] [--context 200]
 
 Steps of one token a row, taken in turn, the fastest of each kind counts; and the same for a prompt of --context tokens.
-"merged" is the time of the base too: a merged adapter costs nothing, but answers for itself alone. The last line is JSON.
+An adapter that is merged takes the time of the base, but answers for itself alone. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
         add_adapter(model, AdapterConfig(rank=arguments.rank), name, seed=number)
     use_adapter(model, None)
     runner = Runner(model, (max(rows) + 1) * -(-(arguments.context + 1) // BLOCK), BLOCK)
-    print(f"{describe()}; {arguments.model}, rank {arguments.rank}, steps: {runner.how}")
+    print(f"{describe()}\n{arguments.model}, rank {arguments.rank}, steps: {runner.how}")
     found = {}
     for count in rows:
         kinds: dict[str, Sequence[str | None]] = {"base": [None] * count, "one adapter": ["one"] * count}
