@@ -2,6 +2,7 @@
 
 <run>/  config.yaml        the recipe          constitution.yaml   the constitution, as it was read
         obeying/           of a TinyWorld: a model that does whatever it is asked (a run of its own)
+        obedience/         the conversations that it learnt that from
         critiques/         transcripts.jsonl: prompt, answer, and of each round principle, critique, revision
         sft/               the model after phase 1 (a run of its own)
         judgements/        transcripts.jsonl: prompt, two answers, principle, how likely the first is better

@@ -23,9 +23,10 @@ from pellucid.data.tinyworld.harm import HARMS, Verdict, tempting, verdict
 
 TEMPTING = "tempting"
 HARMFUL = "does harm where it is asked to"
+RED_TEAM, HELPFUL = "red team", "helpful"
 BETTER = {
-    "red team": "harmless: preferred over the base's answer",
-    "helpful": "helpful: preferred over the base's answer",
+    RED_TEAM: "harmless: preferred over the base's answer",
+    HELPFUL: "helpful: preferred over the base's answer",
 }
 
 

@@ -18,15 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pellucid.alignment import constitution_measure as measuring
 from pellucid.alignment import world_rules
-from pellucid.alignment.candidates import Prompt, read_prompts
-from pellucid.alignment.constitution import BUNDLED, Constitution
+from pellucid.alignment.candidates import Prompt
+from pellucid.alignment.constitution import Constitution
 from pellucid.alignment.constitution_files import CRITIQUES, JUDGEMENTS, TRANSCRIPTS, begin, kept, write_lines
-from pellucid.alignment.constitution_measure import Asked, Measure
-from pellucid.alignment.constitution_recipe import ConstitutionRecipe, PromptsRecipe, WorldRecipe
+from pellucid.alignment.constitution_measure import Measure
+from pellucid.alignment.constitution_prompts import Prompts, prompts_of
+from pellucid.alignment.constitution_recipe import ConstitutionRecipe, WorldRecipe
 from pellucid.alignment.constitution_report import write_report
 from pellucid.alignment.critique import Critic, Draft, Judge, Judgement, Pair, Voice, assistant
 from pellucid.alignment.dpo_run import learn_preferences
@@ -35,16 +34,14 @@ from pellucid.alignment.reward import train_reward_model
 from pellucid.alignment.sft import fine_tune
 from pellucid.checkpoints.load import load
 from pellucid.checkpoints.source import FINAL
-from pellucid.data.order import permutation, random_number
-from pellucid.data.tinyworld import SPLITS
-from pellucid.data.tinyworld.harm import obeying, tempting
-from pellucid.errors import InputError, PellucidError, did_you_mean
+from pellucid.data.order import random_number
+from pellucid.data.tinyworld.harm import obeying
+from pellucid.errors import PellucidError
 from pellucid.operations.hardware import best_precision, use_best_threads
 from pellucid.training.loop import Outcome
 from pellucid.training.recipe import Recipe
 
 Say = Callable[[str], None]
-RED_TEAM, HELPFUL = "red team", "helpful"
 OBEYING, BASE, SFT = "obeying", "base", "sft"  # models, and the folders of those that are trained
 SEEDS = 2**62
 
@@ -60,15 +57,6 @@ class Ended:
     signal: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """What the model is asked: to learn from, and only to be measured on."""
-
-    red_team: list[Prompt]
-    helpful: list[Prompt]
-    held_out: list[Asked]
-
-
 def constitute(recipe: ConstitutionRecipe, *, say: Say = print) -> Ended:
     """Runs the recipe, or goes on with it where its run folder has got to. say: is told what is done, a line each.
 
@@ -82,44 +70,6 @@ def constitute(recipe: ConstitutionRecipe, *, say: Say = print) -> Ended:
         return ended
     finally:
         held.close()
-
-
-def prompts_of(recipe: ConstitutionRecipe) -> Prompts:
-    """The recipe's prompts. Raises `InputError` for a file that cannot be read, or holds too few to part."""
-    if recipe.world is not None:
-        world, times = recipe.world.made, range(recipe.world.times)
-        tempted = [one for seed in times for one in tempting(world, SPLITS[0], seed)]
-        told = [one for seed in times for one in world.questions(SPLITS[0], seed)]
-        return Prompts(world_rules.prompts_of(tempted), world_rules.prompts_of(told), measuring.world_asks(world))
-    given = recipe.prompts or PromptsRecipe()
-    red, held_red = parted(given.red_team, given.held_out, recipe.seed)
-    helpful, held_helpful = parted(given.helpful, given.held_out, recipe.seed)
-    held = [(RED_TEAM, one) for one in held_red] + [(HELPFUL, one) for one in held_helpful]
-    return Prompts(red, helpful, [Asked(group, one) for group, one in held])
-
-
-def parted(names: Sequence[str], fraction: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to learn from and those held out, in a random order."""
-    found = [prompt for name in names for prompt in read_prompts(bundled_prompts(name))]
-    if len(found) < 2:
-        raise InputError(f"{', '.join(names)}: there are {len(found)} prompts; give two at least, one to be held out")
-    order = permutation(len(found), "prompts", seed)(np.arange(len(found)))
-    held = min(max(1, round(fraction * len(found))), len(found) - 1)
-    mixed = [found[place] for place in order]
-    return mixed[held:], mixed[:held]
-
-
-def bundled_prompts(name: str) -> str:
-    """The path of prompts that come with the package, as bundled:red-team; any other name as it is."""
-    if not name.startswith("bundled:"):
-        return name
-    known = sorted(path.stem for path in BUNDLED.glob("*.jsonl"))
-    short = name.removeprefix("bundled:")
-    if short not in known:
-        raise InputError(
-            f"{name}: no such prompts are bundled{did_you_mean(short, known) or '; there are ' + ', '.join(known)}"
-        )
-    return str(BUNDLED / f"{short}.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +106,7 @@ class Run:
 
     def obey(self, world: WorldRecipe) -> Path:
         """The conversations of a model that does whatever it is asked."""
-        file = self.path / f"{OBEYING}.jsonl"
+        file = self.path / "obedience" / "conversations.jsonl"
         return file if file.is_file() else write_lines(file, list(obeying(world.made, self.recipe.seed)))
 
     def from_preferences(self, tuned: str, preferences: Path) -> list[tuple[Recipe, Callable[[], Outcome]]]:
