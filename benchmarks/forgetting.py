@@ -2,8 +2,8 @@
 
     python benchmarks/forgetting.py [--seeds 0 1 2] [--means plain ewc ...] [-o runs/forgetting]
 
-For each seed a model is made that knows a small invented world and answers questions about it: that of `pellucid demo`,
-smaller. Then it learns to answer about people of another world, whom no text has told of, by conversations alone; the
+For each seed a model is made that knows a small invented world and answers questions about it: that of `pellucid demo`.
+Then it learns to answer about people of another world, whom no text has told of, by conversations alone; the
 same number of rows of them by every means. New skill: right answers about the new people, in wordings that no
 conversation had. Lost skill: right answers about the people it knew, and the loss on held-out text of their world.
 
@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from pellucid.training.loop import Outcome
 from pellucid.training.pretrain import pretrain
 from pellucid.training.recipe import parse_recipe
 
-OLD = replace(WORLD, people=20, tellings=240, steps=800, sft_steps=160)
 NEW_PEOPLE, WORDINGS, ASKED = 12, 6, 2  # wordings of each question to learn from, and to be asked in
 EPOCHS, CONTEXT, BATCH, LR = 10, 128, 8, 5e-4
 ROWS = 64  # of held-out text
@@ -51,8 +49,8 @@ MEANS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": {"rank": 8, "alpha": 16}, "optim": {"lr": 4 * LR}},
     "l2": {"keep": {"penalty": "l2", "strength": 0.1}},
     "ewc": {"keep": {"penalty": "ewc", "strength": 300.0}},
-    "fip": {"keep": {"penalty": "fip", "strength": 30.0}},
-    "fip + replay": {"keep": {"penalty": "fip", "strength": 30.0}, "replay": REPLAY},
+    "fip": {"keep": {"penalty": "fip", "strength": 3.0, "rows": 64}},
+    "fip + replay": {"keep": {"penalty": "fip", "strength": 10.0, "rows": 64}, "replay": REPLAY},
 }
 
 
@@ -65,7 +63,7 @@ def main() -> None:
     began = time.monotonic()
     lines = []
     for seed in given.seeds:
-        demo = Demo(given.output / f"seed-{seed}", seed, OLD)
+        demo = Demo(given.output / f"seed-{seed}", seed, WORLD)
         make_base(demo)
         new, conversation_file = new_people(demo)
         lines.append(measured(demo, new, "before", None))
@@ -130,13 +128,12 @@ def learn(demo: Demo, new: Sequence[Question], file: Path, means: str) -> dict[s
         },
         "keep": keep,
         "optim": {"lr": LR, "final": 0.05, **fields.get("optim", {})},
-        "train": {"epochs": EPOCHS, "batch": BATCH, "save_every": 50},
+        "train": {"epochs": EPOCHS, "batch": BATCH, "save_every": 25},
         "report": {"questions": 1, "max_tokens": 4},
     }
-    began = time.monotonic()
     outcome, _ = fine_tune(parse_recipe(content, SFTRecipe, "the benchmark's recipe"), say=quiet)
     done(outcome)
-    return {**measured(demo, new, means, folder), "steps": outcome.steps, "seconds": round(time.monotonic() - began, 1)}
+    return {**measured(demo, new, means, folder), "steps": outcome.steps}
 
 
 def measured(demo: Demo, new: Sequence[Question], means: str, folder: Path | None) -> dict[str, Any]:
@@ -148,7 +145,7 @@ def measured(demo: Demo, new: Sequence[Question], means: str, folder: Path | Non
         sum(map(exact_match, questions, ask([question.text for question in questions]))) / len(questions)
         for questions in (new, old)
     ]
-    held_out = Stream(open_shards(demo.folder / BASE / "data" / "validation"), OLD.context, 0, shuffle=False)
+    held_out = Stream(open_shards(demo.folder / BASE / "data" / "validation"), WORLD.context, 0, shuffle=False)
     loss = evaluate(model, tokenizer, held_out, ROWS).loss
     line = {"seed": demo.seed, "means": means, "new": right[0], "old": right[1], "loss": loss}
     print(f"seed {demo.seed}, {means}: {right[0]:.0%} of new, {right[1]:.0%} of old, loss {loss:.3f}", file=sys.stderr)
