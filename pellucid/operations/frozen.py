@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def frozen_product(x: Tensor, matrix: Callable[[torch.dtype], Tensor]) -> Tensor:
     """x W^T, (..., in) -> (..., out), in the type of x, or of autocast. Gradients reach x alone.
 
