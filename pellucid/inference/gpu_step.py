@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pellucid.inference.step import Chunk
 from pellucid.layers.batch import Batch
+from pellucid.layers.nf4 import NF4Linear
 from pellucid.layers.positions import frequencies
 from pellucid.layers.slots import SlotCache, TiledStep
 from pellucid.models.decoder import Decoder
@@ -135,6 +136,8 @@ def why_no_graphs(model: Decoder, cache: SlotCache) -> str | None:
     c = model.config
     if "dynamic" in {c.rope.scaling, c.local_rope and c.local_rope.scaling}:
         return "its positions stretch with the text"
+    if any(isinstance(module, NF4Linear) for module in model.modules()):
+        return "its weights are NF4, whose levels are sent to the GPU for each product"
     return None if cache.scales is None else "its cache of bytes is widened, as much as each step needs"
 
 

@@ -17,8 +17,10 @@ from pellucid.inference.gpu_step import BUCKETS, Compute, Decoding, enough, tabl
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.runner import Runner
 from pellucid.inference.step import Chunk, Step
+from pellucid.layers.nf4 import to_nf4
 from pellucid.layers.slots import SlotCache
 from pellucid.models.decoder import Decoder
+from pellucid.models.quantised import put_nf4
 from pellucid.operations import paged_attention
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.inference.test_runner import MODELS, run_all, texts
@@ -167,6 +169,9 @@ def test_why_steps_are_not_recorded() -> None:
     stretched = model.config.rope.model_copy(update={"scaling": "dynamic", "original_max_positions": 32})
     other = random_model(model.config.model_copy(update={"rope": stretched}))
     assert "stretch" in Runner(other, 4).how
+    name = "blocks.0.feed_forward.up.weight"
+    put_nf4(model, name, to_nf4(model.get_parameter(name)))
+    assert "NF4" in Runner(model, 4).how
 
 
 def test_tables_are_filled_up_with_the_block_of_nobody() -> None:
