@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pellucid.errors import InputError
 from pellucid.models.classifier import Classifier
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
+from pellucid.training import loop
 from pellucid.training.metrics import read_metrics
 from pellucid.training.recipe import parse_recipe
 from pellucid.training.step import take_gradient
@@ -192,6 +194,14 @@ def content(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def parsed(folder: Path, **changes: Any) -> RewardRecipe:
     return parse_recipe(content(folder, **changes), RewardRecipe, "recipe")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Pictures of runs take longer than runs this short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "write_curves", lambda *_: None)
+        yield
 
 
 def silent(_: str) -> None:
