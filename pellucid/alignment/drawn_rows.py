@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.alignment.drawn import Head, drawn_log_probs, nuclei
+from pellucid.alignment.drawn import Head
 from pellucid.alignment.rollouts import Rollout
 from pellucid.data.examples import IGNORE
 from pellucid.data.packing import pack
@@ -152,7 +152,7 @@ def log_probs_of(model: Decoder, rows: DrawnRows, drawable: int, temperature: fl
     learnt = rows.learnt
     hidden = model.hidden(rows.tokens, rows.batch)[learnt]  # (N, E)
     kept = None if rows.kept is None else rows.kept[learnt]
-    return drawn_log_probs(hidden, rows.targets[learnt], head_of(model, drawable, temperature), kept)
+    return head_of(model, drawable, temperature).log_probs(hidden, rows.targets[learnt], kept)
 
 
 def find_nuclei(model: Decoder, laid: Laid, drawable: int, temperature: float, together: int) -> Laid:
@@ -169,8 +169,7 @@ def find_nuclei(model: Decoder, laid: Laid, drawable: int, temperature: float, t
         part = slice(start, start + together)
         batch = Batch(rows.positions[part], rows.documents[part])
         hidden = model.hidden(rows.tokens[part], batch)[learnt[part]]
-        found = nuclei(
-            hidden, rows.targets[part][learnt[part]], head_of(model, drawable, temperature), among[part][learnt[part]]
-        )
+        head = head_of(model, drawable, temperature)
+        found = head.nuclei(hidden, rows.targets[part][learnt[part]], among[part][learnt[part]])
         kept[part][learnt[part]] = found
     return replace(laid, rows=replace(rows, kept=kept))

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pellucid.operations.bits import unpack
+
 BLOCK = 256  # tokens whose chances are added up at once, for a draw
 WIDTH = 64  # tokens of which the largest is looked at first, for the largest of all
 GUESS = 64  # what passes a filter is mostly among so many tokens, and they are found far sooner than all are sorted
@@ -164,9 +166,7 @@ def _left(chances: Tensor, stays: Tensor) -> Tensor:
 
 def allow(logits: Tensor, bits: Tensor) -> Tensor:
     """`logits` (B, V), -inf where the bit of `bits` (B, at least V / 8), uint8, lowest bit first, is not set."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    allowed = (bits[..., None] >> shifts & 1).bool().flatten(-2)  # (B, 8 * bytes)
-    return logits.masked_fill(~allowed[:, : logits.shape[-1]], -torch.inf)
+    return logits.masked_fill(~unpack(bits, logits.shape[-1]), -torch.inf)
 
 
 # The inverse of the cumulative distribution at u: the first token i with  P(0) + ... + P(i) > u

@@ -19,7 +19,10 @@ from torch import Tensor
 from pellucid.data.examples import IGNORE
 from pellucid.layers.batch import Batch
 from pellucid.models.decoder import Decoder
+from pellucid.operations.bits import unpack
 from pellucid.training import loss
+
+LOW = -1e30  # finite, so that p log p is 0 and not undefined
 
 
 class TokenLogProbs(NamedTuple):
@@ -39,17 +42,25 @@ def token_log_probs(
     """
     if not torch.is_grad_enabled():
         weight = weight.detach()  # a Function is told that a parameter wants a gradient even then
-    found: Tensor = _LogProbs.apply(hidden, weight, targets, softcap, temperature, False)[0]  # type: ignore[no-untyped-call]
+    found: Tensor = _LogProbs.apply(hidden, weight, targets, softcap, temperature, None, False)[0]  # type: ignore[no-untyped-call]
     return found
 
 
 def log_probs_and_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    kept: Tensor | None = None,
 ) -> TokenLogProbs:
-    """As `token_log_probs`, and the entropy H = - sum_v p_v log p_v beside it, differentiable too."""
+    """As `token_log_probs`, and the entropy H = - sum_v p_v log p_v beside it, differentiable too.
+
+    kept: (N, V / 8), the only tokens that each distribution has, as `operations.bits` packs them; None: all.
+    """
     if not torch.is_grad_enabled():
         weight = weight.detach()
-    return TokenLogProbs(*_LogProbs.apply(hidden, weight, targets, softcap, temperature, True))  # type: ignore[no-untyped-call]
+    return TokenLogProbs(*_LogProbs.apply(hidden, weight, targets, softcap, temperature, kept, True))  # type: ignore[no-untyped-call]
 
 
 def sequence_log_probs(model: Decoder, tokens: Tensor, targets: Tensor, batch: Batch, sequences: Tensor) -> Tensor:
@@ -90,6 +101,7 @@ class _LogProbs(torch.autograd.Function):
         targets: Tensor,
         softcap: float | None,
         temperature: float,
+        kept: Tensor | None,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
@@ -106,6 +118,7 @@ class _LogProbs(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for part in chunks(len(hidden), len(weight)):
                 logits, slope = scaled(hidden[part].to(ctx.dtype) @ narrow.T, softcap, temperature)
+                logits = within(logits, kept, part)
                 if entropy:
                     found[part], entropies[part] = with_entropy(logits, targets[part])
                     continue
@@ -116,16 +129,16 @@ class _LogProbs(torch.autograd.Function):
         if ctx.ahead:
             ctx.save_for_backward(to_hidden)
         else:
-            ctx.save_for_backward(hidden, weight, targets)
+            ctx.save_for_backward(hidden, weight, targets, kept)
         return found, entropies
 
     @staticmethod
     def backward(ctx: Any, to_log_probs: Tensor, to_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        rest = (None, None, None, None)
+        rest = (None, None, None, None, None)
         if ctx.ahead:
             (to_hidden,) = ctx.saved_tensors
             return (to_hidden * to_log_probs[:, None]).to(to_hidden.dtype), None, *rest
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, targets, kept = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
@@ -134,6 +147,7 @@ class _LogProbs(torch.autograd.Function):
             for part in chunks(len(hidden), len(weight)):
                 inputs = hidden[part].to(ctx.dtype)
                 logits, slope = scaled(inputs @ narrow.T, ctx.softcap, ctx.temperature)
+                logits = within(logits, kept, part)
                 gradient = to_scaled(
                     logits, targets[part], to_log_probs[part], to_entropy[part] if ctx.entropy else None
                 )
@@ -160,6 +174,11 @@ def scaled(logits: Tensor, softcap: float | None, temperature: float) -> tuple[T
     if temperature != 1:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     return logits, slope
+
+
+def within(logits: Tensor, kept: Tensor | None, part: slice) -> Tensor:
+    """The logits z of some tokens, so low where they are not `kept` that p is 0."""
+    return logits if kept is None else logits.masked_fill(~unpack(kept[part], logits.shape[-1]), LOW)
 
 
 def before_scaling(gradient: Tensor, slope: Tensor | None, temperature: float) -> Tensor:

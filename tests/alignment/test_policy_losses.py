@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pellucid.alignment.advantages import TINY, generalised_advantages, group_advantages, whiten
-from pellucid.alignment.drawn import Head, drawn_log_probs, nuclei
+from pellucid.alignment.drawn import Head
 from pellucid.alignment.drawn_rows import lay
 from pellucid.alignment.grpo import overlong_punishment, weighed
 from pellucid.alignment.grpo_recipe import GRPOSection
 from pellucid.alignment.policy_gradient import clipped_loss, kl_estimate
 from pellucid.alignment.ppo import adapted, value_loss
 from pellucid.alignment.rollouts import Rollout
+from pellucid.training import loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -213,17 +214,15 @@ def trl_loss(
 @pytest.mark.parametrize("cut", [False, True])
 def test_drawn_log_probs(softcap: float | None, temperature: float, cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and both gradients, of log-probabilities and of entropies, as PyTorch computes them from whole logits."""
-    from pellucid.alignment import drawn
-
-    monkeypatch.setattr(drawn, "ROWS", 16)
-    monkeypatch.setattr(drawn, "CHUNK", 1)  # several chunks
+    monkeypatch.setattr(loss, "ROWS", 16)
+    monkeypatch.setattr(loss, "CHUNK", 1)  # several chunks
     generator = torch.Generator().manual_seed(2)
     N, E, D = 50, 12, 70
     hidden, weight = (torch.randn(*s, generator=generator, requires_grad=True) for s in ((N, E), (D, E)))
     targets, among = (torch.randint(low, high, (N,), generator=generator) for low, high in ((0, D), (1, D + 1)))
     head = Head(weight, temperature, softcap)
-    kept = nuclei(hidden, targets, head, among) if cut else None
-    found = drawn_log_probs(hidden, targets, head, kept)
+    kept = head.nuclei(hidden, targets, among) if cut else None
+    found = head.log_probs(hidden, targets, kept)
     to = torch.randn(2, N, generator=generator)
     (found[0] @ to[0] + found[1] @ to[1]).backward()
     gradients = [hidden.grad, weight.grad]
