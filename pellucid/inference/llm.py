@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from pellucid.checkpoints.adapters import load_adapter
 from pellucid.checkpoints.load import load, to_run
 from pellucid.checkpoints.source import find_source
@@ -19,6 +21,7 @@ from pellucid.inference.progress import AnswerBar
 from pellucid.models.adapters import active_adapter, use_adapter
 from pellucid.models.decoder import Decoder
 from pellucid.operations.hardware import best_precision, use_best_threads
+from pellucid.tokenizer.tokenizer import Tokenizer
 
 Message = dict[str, Any]
 
@@ -26,7 +29,8 @@ Message = dict[str, Any]
 class LLM:
     """A model and the engine that runs it.
 
-    name: as for `pellucid.load`. dtype: "auto" takes the precision that is faster here, which is measured once.
+    name: as for `pellucid.load`. device: "cpu" or "cuda". dtype: "auto" takes the precision that is faster here, which
+    is measured once, and on a GPU the checkpoint's own.
     draft: the name of a smaller model of the same vocabulary, which guesses ahead: answers stay as they are, token for
     token, and come faster where most guesses are right.
     quantize: "int8" or "int4" (or "q8_0", "q4_0", "q4_1") rounds the weights. None: weights that lie in blocks of
@@ -40,6 +44,7 @@ class LLM:
         self,
         name: str | Path,
         *,
+        device: str = "cpu",
         dtype: str = "auto",
         quantize: str | None = None,
         draft: str | Path | None = None,
@@ -47,9 +52,9 @@ class LLM:
         **options: Any,
     ):
         use_best_threads()
-        model, self.tokenizer = load(name, dtype=best_precision(dtype).name, quantize=to_run(quantize, dtype))
+        model, self.tokenizer = load_on(device, name, dtype, quantize)
         add_adapters(model, adapters or {})
-        guesser = None if draft is None else load(draft, dtype=best_precision(dtype).name, quantize=to_run(None, dtype))
+        guesser = None if draft is None else load_on(device, draft, dtype, None)
         self.engine = Engine(model, self.tokenizer, draft=guesser, **options)
 
     def generate(
@@ -110,6 +115,17 @@ class LLM:
                 outputs.add(prompt, one, in_chat=in_chat, adapter=adapter)
             with AnswerBar(outputs, shown=progress) as bar:
                 return list(outputs.answered(bar.update))
+
+
+def load_on(device: str, name: str | Path, dtype: str, quantize: str | None) -> tuple[Decoder, Tokenizer]:
+    """A model to be run on `device`, in the form that is the faster there. Raises `InputError` where there is none."""
+    if device == "cpu":
+        return load(name, dtype=best_precision(dtype).name, quantize=to_run(quantize, dtype))
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        raise InputError(
+            f"device = {device!r}: PyTorch sees no such GPU here; leave device out to run on the processor"
+        )
+    return load(name, dtype=dtype, device=device, quantize=quantize)
 
 
 def add_adapters(model: Decoder, adapters: Mapping[str, str | Path]) -> None:

@@ -11,6 +11,7 @@ import pellucid
 from pellucid import LLM, SamplingParams
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError, PellucidError
+from pellucid.inference import llm as llm_module
 from pellucid.inference.generate import generate
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.models.few_bits import formats_of
@@ -97,3 +98,15 @@ def test_a_real_model_answers() -> None:
     llm = LLM("smollm2", num_blocks=64)
     [output] = llm.chat([{"role": "user", "content": "Name the capital of France."}], GREEDY)
     assert "Paris" in output.text and output.answers[0].finish_reason == "stop"
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", "meta"):
+        with pytest.raises(InputError, match=f"device = '{device}': PyTorch sees no such GPU here; leave device out"):
+            LLM("smollm2", device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(llm_module, "load", lambda name, **how: asked.append({"name": name, **how}))
+    llm_module.load_on("cuda", "smollm2", "auto", None)
+    assert asked == [{"name": "smollm2", "dtype": "auto", "device": "cuda", "quantize": None}]
