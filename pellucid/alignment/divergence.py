@@ -14,8 +14,9 @@ import torch
 
 from pellucid.alignment.before_after import TOGETHER, Question
 from pellucid.data.examples import IGNORE
+from pellucid.data.order import random_number
 from pellucid.inference.engine import Engine
-from pellucid.inference.output import answer_all
+from pellucid.inference.output import Outputs
 from pellucid.inference.params import SamplingParams
 from pellucid.layers.batch import Batch
 from pellucid.models.decoder import Decoder
@@ -41,8 +42,12 @@ def sampled_divergence(
     Answers are at most `max_tokens` long: of longer ones, so much of the beginning counts.
     """
     engine = Engine(policy, tokenizer, max_sequences=TOGETHER)
-    params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_tokens=max_tokens, seed=seed)
-    answers = answer_all(engine, [question.ids for question in questions], params, in_chat=True)
+    params = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, max_tokens=max_tokens)
+    with Outputs(engine) as outputs:
+        for number, question in enumerate(questions):  # each has draws of its own, so that their errors are independent
+            drawn = params.with_({"seed": random_number(2**62, "divergence", seed, number)})
+            outputs.add(question.ids, drawn, in_chat=True)
+        answers = [output.answers[0] for output in outputs.answered()]
     ratios = []
     for question, answer in zip(questions, answers, strict=True):
         one, other = (answer_log_prob(model, question.ids, answer.token_ids) for model in (policy, reference))
