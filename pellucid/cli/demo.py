@@ -102,7 +102,7 @@ def walk(console: Console, this: Demo) -> int:
                 if preferred.signal is not None:
                     return stopped(console, preferred)
             else:
-                explain(console, "Too few of its answers differ in worth to learn from: the fine-tuned model stays.")
+                explain(console, "Too few of its answers are wrong to learn from: the fine-tuned model stays.")
         heading(console, "5", "Examination")
         results = examined(this, say)
         results.save(this.folder)
@@ -129,8 +129,8 @@ FINE_TUNING = (
     "say so."
 )
 PREFERRING = (
-    "Now it answers each question several times, and the world says which answers are better: a right one than none, "
-    "none than one that is made up. Direct preference optimisation makes the better ones likelier, and no others."
+    "Now it answers each question several times, by chance, and the world says which of its answers are right. Direct "
+    "preference optimisation makes these likelier than the others: it errs less where it does not take the likeliest."
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "

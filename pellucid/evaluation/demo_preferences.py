@@ -7,7 +7,6 @@ who are held out.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pellucid.alignment.candidates import Candidates, candidates, prompt_of
 from pellucid.alignment.dpo_recipe import DPORecipe
 from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.load import load
-from pellucid.data.tinyworld import SPLITS, Question, exact_match, is_refusal
+from pellucid.data.tinyworld import SPLITS, Question, exact_match
 from pellucid.data.tinyworld.questions import answer_text
 from pellucid.evaluation.first_model import PREFERRED, TUNED, Demo
 from pellucid.inference.engine import Engine
@@ -25,25 +24,20 @@ from pellucid.inference.params import SamplingParams
 from pellucid.training.recipe import parse_recipe
 
 PREFERENCES = "preferences.jsonl"
-ANSWERS = 6  # to each question
-WORDINGS = 2  # of each question, other ones than in the conversations
+ANSWERS = 8  # to each question
+# Wordings of each question that has an answer, and of each that has none. The model errs about the second ones far more
+# seldom: with as few of them it learns to answer and invents more, with many more it learns to withhold.
+WORDINGS = (2, 3)
 FIRST_WORDING = 1_000  # the seed of these wordings; those of the examination are far from it
 ANSWER_TOKENS = 24
 FEWEST = 24  # questions, to learn from at all
 
 
-def worth(question: Question, answer: str) -> float:
-    """2: right, a right refusal too. 1: it does not say what the texts tell. 0: wrong or made up."""
-    if exact_match(question, answer):
-        return 2.0
-    return 1.0 if is_refusal(answer) else 0.0
-
-
 def write_preferences(demo: Demo, tell: Callable[[str], None]) -> bool:
-    """`preferences.jsonl`: questions with the model's own answers and what each is worth; a file that is there stays.
+    """`preferences.jsonl`: questions with the model's own answers, and which are right; a file that is there stays.
 
-    Where no answer is right, what the world says stands beside them. Questions to which all answers are worth the same
-    are left out: nothing is to be preferred. Returns whether there are enough to learn from.
+    Where no answer is right, what the world says stands beside them. Questions to which all answers are right are
+    left out: nothing is to be preferred. Returns whether there are enough to learn from.
     """
     file = demo.folder / PREFERENCES
     if file.is_file():
@@ -56,7 +50,7 @@ def write_preferences(demo: Demo, tell: Callable[[str], None]) -> bool:
     found = candidates(Engine(model, tokenizer), prompts, ANSWERS, params, demo.seed)
     rng = Random(demo.seed)
     lines = list(filter(None, (ranked(*each, rng) for each in zip(found, asked.values(), strict=True))))
-    tell(f"{len(lines):,} of them got answers of unequal worth")
+    tell(f"{len(lines):,} of them got right answers and wrong ones")
     with atomic_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.writelines(lines)
     return len(lines) >= FEWEST
@@ -65,16 +59,17 @@ def write_preferences(demo: Demo, tell: Callable[[str], None]) -> bool:
 def questions(demo: Demo) -> Iterator[Question]:
     """What is asked: all about the people of the conversations, with an answer and without."""
     world = demo.world
-    for wording, without_answer in itertools.product(range(WORDINGS), (False, True)):
-        yield from world.questions(SPLITS[0], FIRST_WORDING + wording, without_answer)
+    for without_answer, wordings in zip((False, True), WORDINGS, strict=True):
+        for wording in range(wordings):
+            yield from world.questions(SPLITS[0], FIRST_WORDING + wording, without_answer)
 
 
 def ranked(found: Candidates, question: Question, rng: Random) -> str | None:
-    """A record of preferences: the answers, and what each is worth; None where they are worth the same."""
+    """A record of preferences: the answers, 1 for each right one, a right refusal too; None where all are equal."""
     answers = list(found.answers)
     if not any(exact_match(question, answer) for answer in answers):
         answers.append(answer_text(question, rng))
-    scores = [worth(question, answer) for answer in answers]
+    scores = [float(exact_match(question, answer)) for answer in answers]
     if len(set(scores)) < 2:
         return None
     record = {"prompt": question.text, "answers": answers, "scores": scores}
@@ -89,7 +84,7 @@ def dpo_recipe(demo: Demo) -> DPORecipe:
         "seed": demo.seed,
         "base": str(demo.folder / TUNED),
         "data": {"train": str(demo.folder / PREFERENCES), "context": size.context // 2, "too_long": "drop"},
-        "dpo": {"beta": 0.1},
+        "dpo": {"beta": 0.3},
         "optim": {"lr": size.dpo_lr, "final": 0.1, "warmup": min(10, size.dpo_steps // 4)},
         "train": {
             "steps": size.dpo_steps,

@@ -15,7 +15,7 @@ from pellucid.data.packing import Stream
 from pellucid.data.shards import open_shards
 from pellucid.data.tinyworld import SPLITS, TinyWorld
 from pellucid.evaluation.first_model import BASE, PREFERRED, QUIZ, TUNED, Demo, opening
-from pellucid.evaluation.world import Reply, Share, ask_as_quiz, ask_in_chat, examine, knowledge
+from pellucid.evaluation.world import Reply, Share, ask_as_quiz, ask_in_chat, examine, knowledge, right_by_chance
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.evaluate import evaluate
@@ -108,7 +108,7 @@ def examine_world(folder: Path, world: TinyWorld, tell: Callable[[str], None]) -
         replies.append(examine(world, (ask_as_quiz if name == BASE else ask_in_chat)(model, tokenizer)))
     return Results(
         models=names,
-        table=(bits_per_byte(folder, models), *knowledge_lines(replies)),
+        table=(bits_per_byte(folder, models), *knowledge_lines(replies), by_chance(world, names, models)),
         how="The texts ask about everybody, the conversations and the preferences about half of the people: what is "
         "right about the other half was carried over, and the questions without an answer are about that half. The "
         f"base model goes on with {QUIZ.format('...')!r}, a form that its texts have; the others are asked through "
@@ -149,6 +149,14 @@ def knowledge_lines(replies: Sequence[Sequence[Reply]]) -> Iterator[Line]:
     for sort, what in SORTS.items():
         if sort in known[0].invented:
             yield Line(measure=f"  {what}", values=tuple(str(one.invented[sort]) for one in known))
+
+
+def by_chance(world: TinyWorld, names: Sequence[str], models: Sequence[Opened]) -> Line:
+    """How often the models are right that answer in chat, where answers are drawn."""
+    shares = (
+        "-" if name == BASE else str(right_by_chance(world, *each)) for name, each in zip(names, models, strict=True)
+    )
+    return Line(measure="right where answers are drawn, of both kinds", values=tuple(shares), important=True)
 
 
 def chosen(replies: Sequence[Sequence[Reply]]) -> Iterator[Exchange]:

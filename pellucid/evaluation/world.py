@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pellucid.data.tinyworld import SPLITS, Question, TinyWorld, exact_match, is_refusal
 from pellucid.evaluation.first_model import QUIZ
 from pellucid.inference.engine import Engine
-from pellucid.inference.output import answer_all
+from pellucid.inference.output import Outputs, answer_all
 from pellucid.inference.params import SamplingParams
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ Ask = Callable[[Sequence[str]], list[str]]
 """Answers to questions, one each."""
 
 ANSWER_TOKENS = 24  # more than the longest answer has
+DRAWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,24 @@ def knowledge(replies: Iterable[Reply]) -> Knowledge:
     )
 
 
+def right_by_chance(world: TinyWorld, model: Decoder, tokenizer: Tokenizer) -> Share:
+    """Right answers, right refusals too, among `DRAWS` that are drawn at temperature 1 to each question about people
+    who are held out: what a model is worth that does not always take the likeliest token."""
+    asked = [question for without in (False, True) for question in world.questions(SPLITS[1], 0, without)]
+    params = SamplingParams(temperature=1.0, max_tokens=ANSWER_TOKENS, n=DRAWS, seed=0)
+    with Outputs(Engine(model, tokenizer)) as outputs:
+        for ids in in_chat(tokenizer, [question.text for question in asked]):
+            outputs.add(ids, params, in_chat=True)
+        drawn = list(outputs.answered())
+    return _share(
+        [
+            exact_match(question, answer.text.strip())
+            for question, one in zip(asked, drawn, strict=True)
+            for answer in one.answers
+        ]
+    )
+
+
 def _share(values: Sequence[bool]) -> Share:
     return Share(sum(values), len(values))
 
@@ -107,11 +126,16 @@ def ask_in_chat(model: Decoder, tokenizer: Tokenizer) -> Ask:
     """Asks a model that has learnt to answer, through its chat template."""
 
     def ask(questions: Sequence[str]) -> list[str]:
-        chats = ([{"role": "user", "content": question}] for question in questions)
-        ids = [tokenizer.apply_chat_template(chat, add_generation_prompt=True).ids for chat in chats]
-        return _answers(model, tokenizer, ids, SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS))
+        params = SamplingParams(temperature=0, max_tokens=ANSWER_TOKENS)
+        return _answers(model, tokenizer, in_chat(tokenizer, questions), params)
 
     return ask
+
+
+def in_chat(tokenizer: Tokenizer, questions: Iterable[str]) -> list[list[int]]:
+    """Each question through the chat template, up to the answer."""
+    chats = ([{"role": "user", "content": question}] for question in questions)
+    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True).ids for chat in chats]
 
 
 def _answers(

@@ -101,9 +101,10 @@ def test_the_table_has_both_models_and_counts(whole: tuple[Path, str]) -> None:
     for line in results.table:
         assert len(line.values) == 3 and all(value in shown for value in line.values)
     counted = [line for line in results.table if "bits per byte" not in line.measure]
+    assert counted[-1].values[0] == "-"  # the base model is not asked so
     assert len(counted) >= 7
     for line in counted:
-        for text in line.values:
+        for text in filter(lambda value: value != "-", line.values):
             found = re.fullmatch(r"(\d+)% \((\d+) of (\d+)\)", text)
             assert found is not None
             percent, count, of = map(int, found.groups())
@@ -230,8 +231,10 @@ def test_the_real_demo_learns_its_world(tmp_path: Path, capsys: pytest.CaptureFi
     assert demo("--run", tmp_path / "run") == 0
     results = read_results(tmp_path / "run")
     assert results is not None
-    shares = {line.measure: [int(value.split("%")[0]) for value in line.values] for line in results.table[1:]}
+    shares = {line.measure: [int(value.split("%")[0]) for value in line.values] for line in results.table[1:-1]}
     right = next(each for measure, each in shares.items() if measure.startswith("right on people of whom no"))
     invented = next(each for measure, each in shares.items() if measure.startswith("invents"))
     assert min(right[1:]) >= 90
     assert max(invented[1:]) <= 10
+    tuned, preferred = (int(value.split("%")[0]) for value in results.table[-1].values[1:])
+    assert preferred >= tuned + 3
