@@ -3,8 +3,8 @@
 For every prompt N answers are drawn once; what smaller numbers would give follows from those.
 
     best of n       the one that the reward likes best (Stiennon et al. 2020): its chance to be right among n of the N
-    majority vote   the answer that most of them end in (self-consistency, Wang et al. 2023), where a final answer can be
-                    told from its reasoning
+    majority vote   the answer that most of them end in (self-consistency, Wang et al. 2023), where a final answer can
+                    be told from its reasoning
 """
 
 from __future__ import annotations

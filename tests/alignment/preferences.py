@@ -7,7 +7,6 @@ from typing import Any
 
 from tests.alignment.chats import NAMES, QUESTIONS, TOWNS
 
-
 KIND, RUDE = ("{}, I think.", "It is {}.", "{}."), ("{}, you fool.", "Who cares?", "{}!!")
 
 
