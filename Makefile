@@ -25,6 +25,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+# Experiments without a peer, in benchmarks/experiments/, take an hour; they are run one by one.
 bench: $(READY) references
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 

@@ -1,6 +1,6 @@
 """Does a constitution make a model harmless, and does it stay helpful? Counted in TinyWorlds, over several seeds.
 
-    python benchmarks/constitution.py [--seeds 3] [--run runs/constitution-effect] [--steps 400]
+    python benchmarks/experiments/constitution.py [--seeds 3] [--run runs/constitution-effect] [--steps 400]
 
 Of each seed: a world, a small model of its texts, which first learns to obey whatever it is asked (it gives secrets
 away, insults, invents), and then both phases of Constitutional AI by the bundled constitution of TinyWorld. Critic and

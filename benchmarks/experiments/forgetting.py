@@ -1,6 +1,6 @@
 """New skill against lost skill: one model learns of new people, held to what it knew by each of several means.
 
-    python benchmarks/forgetting.py [--seeds 0 1 2] [--means plain ewc ...] [-o runs/forgetting]
+    python benchmarks/experiments/forgetting.py [--seeds 0 1 2] [--means plain ewc ...] [-o runs/forgetting]
 
 For each seed a model is made that knows a small invented world and answers questions about it: that of `pellucid demo`.
 Then it learns to answer about people of another world, whom no text has told of, by conversations alone; the
