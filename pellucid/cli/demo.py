@@ -130,7 +130,7 @@ FINE_TUNING = (
 )
 PREFERRING = (
     "Now it answers each question several times, by chance, and the world says which of its answers are right. Direct "
-    "preference optimisation makes these likelier than the others: it errs less where it does not take the likeliest."
+    "preference optimisation makes these likelier than the others. Whether it errs less, the last table says."
 )
 GOING_ON = (
     "Nobody has written questions about your text, so there are none to learn. It learns the form of a conversation: "

@@ -112,7 +112,8 @@ def examine_world(folder: Path, world: TinyWorld, tell: Callable[[str], None]) -
         how="The texts ask about everybody, the conversations and the preferences about half of the people: what is "
         "right about the other half was carried over, and the questions without an answer are about that half. The "
         f"base model goes on with {QUIZ.format('...')!r}, a form that its texts have; the others are asked through "
-        "their chat template. All take the most likely token at every step.",
+        "their chat template. All take the most likely token at every step, but for the last line: there answers are "
+        "drawn at temperature 1, some to each question about that half, those without an answer too.",
         exchanges=tuple(chosen(replies)),
     )
 

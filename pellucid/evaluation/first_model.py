@@ -52,7 +52,7 @@ class Size:
     people: int = 0
     tellings: int = 0
     dpo_steps: int = 0
-    dpo_lr: float = 5e-5
+    dpo_lr: float = 2e-5
 
 
 WORLD = Size(

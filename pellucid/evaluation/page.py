@@ -118,7 +118,7 @@ def tiles(lines: Sequence[Line]) -> str:
 
 
 def tile(line: Line) -> str:
-    *before, last = (escaped(text.split(" (")[0]) for text in line.values)
+    *before, last = (escaped(text.split(" (")[0]) for text in line.values if text != "-")
     arrow = " \N{RIGHTWARDS ARROW} "
     return f"<div class='tile'><s>{arrow.join(before)}</s>{arrow}<b>{last}</b><br>{escaped(line.measure)}</div>"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from pellucid.data.order import random_number
 from pellucid.data.tinyworld import SPLITS, Question, TinyWorld, exact_match, is_refusal
 from pellucid.evaluation.first_model import QUIZ
 from pellucid.inference.engine import Engine
@@ -94,10 +95,11 @@ def right_by_chance(world: TinyWorld, model: Decoder, tokenizer: Tokenizer) -> S
     """Right answers, right refusals too, among `DRAWS` that are drawn at temperature 1 to each question about people
     who are held out: what a model is worth that does not always take the likeliest token."""
     asked = [question for without in (False, True) for question in world.questions(SPLITS[1], 0, without)]
-    params = SamplingParams(temperature=1.0, max_tokens=ANSWER_TOKENS, n=DRAWS, seed=0)
+    params = SamplingParams(temperature=1.0, max_tokens=ANSWER_TOKENS, n=DRAWS)
     with Outputs(Engine(model, tokenizer)) as outputs:
-        for ids in in_chat(tokenizer, [question.text for question in asked]):
-            outputs.add(ids, params, in_chat=True)
+        for question, ids in zip(asked, in_chat(tokenizer, [one.text for one in asked]), strict=True):
+            own = params.with_({"seed": random_number(2**31, "examination", question.text)})  # else all draw alike
+            outputs.add(ids, own, in_chat=True)
         drawn = list(outputs.answered())
     return _share(
         [

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from pellucid.data.tinyworld import TinyWorld
-from pellucid.evaluation.world import Knowledge, Share, examine, knowledge
+from pellucid.alignment.templates import give_template
+from pellucid.data.tinyworld import Question, TinyWorld
+from pellucid.evaluation.world import Knowledge, Share, examine, knowledge, right_by_chance
+from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 WORLD = TinyWorld(seed=3, people=20)
 TRUTH = {
@@ -91,3 +93,22 @@ def test_answers_go_to_their_own_questions() -> None:
 )
 def test_a_share_says_of_how_many(share: Share, shown: str) -> None:
     assert str(share) == shown
+
+
+def test_every_question_draws_answers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model to which all tokens are alike hardly two answers are."""
+    model, tokenizer = random_model(CONFIGS["llama"]), tiny_tokenizer()
+    tokenizer = give_template(model, tokenizer)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    drawn: list[str] = []
+
+    def judged(question: Question, text: str) -> bool:
+        drawn.append(text)
+        return len(drawn) % 4 == 0
+
+    monkeypatch.setattr("pellucid.evaluation.world.exact_match", judged)
+    world = TinyWorld(0, 10)
+    asked = sum(len(world.questions("held out", 0, without)) for without in (False, True))
+    assert right_by_chance(world, model, tokenizer) == Share(asked, 4 * asked)
+    assert len(set(drawn)) > 0.8 * len(drawn) == 0.8 * 4 * asked
