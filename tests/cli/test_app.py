@@ -138,8 +138,9 @@ def run_python(program: str, **options: object) -> subprocess.Popen[str]:
 
 def test_control_c_ends_without_a_traceback() -> None:
     program = """
-import sys, time
+import signal, sys, time
 from pellucid.cli import app as frame
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
 def wait() -> None:
     print("ready", flush=True)
     time.sleep(60)
