@@ -21,7 +21,7 @@ ACTIVATION_NUMBERS = {"relu": 1, "gelu": 2, "gelu_tanh": 3, "swiglu": 4, "geglu"
 
 
 class Kind(IntEnum):
-    """What an operation does; `step.cpp` has the equations."""
+    """What an operation does; `step.cpp` and `products.h` have the equations."""
 
     EMBED = 0
     ANGLES = 1
@@ -39,7 +39,7 @@ BLOCKS = {"Q8_0": 2, "Q4_0": 3, "Q4_1": 4}  # GGUF's names of formats, as they l
 
 
 class Rows(ctypes.Structure):
-    """`Rows` of step.cpp: what the operations read of a step."""
+    """`Rows` of operation.h: what the operations read of a step."""
 
     _fields_ = [
         *(
@@ -51,7 +51,7 @@ class Rows(ctypes.Structure):
 
 
 class Operation(ctypes.Structure):
-    """`Operation` of step.cpp, where each field is explained."""
+    """`Operation` of operation.h, where each field is explained."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("kind", "type")),
