@@ -6,14 +6,20 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pellucid.data.tinyworld.questions import is_refusal, normalised
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
-EQUATION = re.compile(r"((?:[\d.()\s]|[-+*/])*\d[\d.()\s]*)=\s*(-?\d[\d,]*(?:\.\d+)?)")
-FINAL = re.compile(r"\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>|####\s*(.+)", re.DOTALL)
+VALUE = re.compile(r"=[ \t]*(-?\d[\d,]*(?:\.\d+)?)")
+TERM = r"(?:\([ \t]*)*+-?\d[\d,]*+(?:\.\d+)?+(?:[ \t]*\))*+"
+SUM = re.compile(rf"{TERM}(?:[ \t]*[-+*/][ \t]*{TERM})+[ \t]*$")
+LONGEST = 200  # letters of the left side of an equation
+LIST_MARK = re.compile(r"[ \t]*[-+*][ \t]+")
+CURRENCY = re.compile(r"[$\u20ac\u00a3][ \t]*(?=\d)")
+MARKED = re.compile(r"\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)
+HASHES = re.compile(r"####[ \t]*([^\n]+)")
 THINKING = re.compile(r"\s*<think>(?:(?!</?think>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
 
 
@@ -48,24 +54,29 @@ def said(completion: Any) -> str:
 
 
 def final(text: str) -> str:
-    """What a text gives as its answer: the last in \\boxed{}, <answer></answer> or after ####, else all of it."""
-    found = [next(part for part in match if part) for match in FINAL.findall(text) if any(match)]
-    return (found[-1] if found else text).strip()
+    """What a text gives as its answer: the last in \\boxed{} or <answer></answer>, else the last line after ####, else
+    all of it."""
+    found = [boxed or tagged for boxed, tagged in MARKED.findall(text) if boxed or tagged] or HASHES.findall(text)
+    return str(found[-1] if found else text).strip()
 
 
-def exact(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
-    """1 where the answer is that of the field `answer` (a text, or a list of those that count), else 0. Case, white
-    space, articles and the final stop do not count."""
-    return [
-        float(normalised(final(said(one))) in {normalised(str(text)) for text in _several(right)})
-        for one, right in zip(completions, answer, strict=True)
-    ]
-
-
-def number(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float]:
-    """1 where the last number of the answer equals that of the field `answer`, else 0."""
-    rewards = []
+def exact(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float | None]:
+    """1 where the answer is that of the field `answer` (a text, or a list of those that count), else 0; None where that
+    is missing. Case, white space, articles and the final stop do not count."""
+    rewards: list[float | None] = []
     for one, right in zip(completions, answer, strict=True):
+        accepted = {normalised(str(text)) for text in _several(right)}
+        rewards.append(None if right is None else float(normalised(final(said(one))) in accepted))
+    return rewards
+
+
+def number(completions: Sequence[Any], answer: Sequence[Any], **_: Any) -> list[float | None]:
+    """1 where the last number of the answer equals that of the field `answer`, else 0; None where that is missing."""
+    rewards: list[float | None] = []
+    for one, right in zip(completions, answer, strict=True):
+        if right is None:
+            rewards.append(None)
+            continue
         found, wanted = last_number(final(said(one))), last_number(final(str(right)))
         rewards.append(float(found is not None and wanted is not None and math.isclose(found, wanted, rel_tol=1e-9)))
     return rewards
@@ -75,9 +86,22 @@ def equations(completions: Sequence[Any], **_: Any) -> list[float]:
     """Which part of the equations that stand in the answer ("12 + 3 = 15") are true; 0 where there is none."""
     rewards = []
     for one in completions:
-        found = [equal(*match) for match in EQUATION.findall(said(one))]
+        found = [equal(*both) for line in said(one).splitlines() for both in equations_of(line)]
         rewards.append(sum(found) / len(found) if found else 0.0)
     return rewards
+
+
+def equations_of(line: str) -> Iterator[tuple[str, str]]:
+    """(sum, value) of each equation of numbers: not those with an unknown, nor without an operation."""
+    line = CURRENCY.sub("", LIST_MARK.sub("", line, count=1) if LIST_MARK.match(line) else line)
+    for value in VALUE.finditer(line):
+        left = SUM.search(line, max(0, value.start() - LONGEST), value.start())
+        if left is None:
+            continue
+        before = line[: left.start()]
+        begins = not before or not (before[-1].isalnum() or before[-1] in "._")  # "x12 + 3"
+        if begins and not before.rstrip().endswith(("+", "-", "*", "/", "^")):  # "x + 12 + 3"
+            yield left[0].rstrip(), value[1].rstrip(",")
 
 
 def think_format(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -122,9 +146,12 @@ def last_number(text: str) -> float | None:
 
 def equal(left: str, right: str) -> bool:
     """Whether the sum on the left gives the number on the right."""
+    left = left.replace(",", "").strip()
+    while left.startswith("(") and left.count("(") > left.count(")"):  # "(3 + 4 = 7)"
+        left = left[1:].lstrip()
     try:
         return math.isclose(
-            value_of(ast.parse(left.strip(), mode="eval").body),
+            value_of(ast.parse(left, mode="eval").body),
             float(right.replace(",", "")),
             rel_tol=1e-9,
             abs_tol=1e-9,

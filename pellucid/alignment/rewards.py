@@ -11,12 +11,14 @@ functions that were written for TRL are taken as they are.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -52,7 +54,7 @@ class Reward:
         self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:
         """One number for each answer. Raises `PellucidError`, one sentence with the function and the sample."""
-        given = self._accepted({"prompts": prompts, "completions": completions, **columns})
+        given = self._accepted({**columns, "prompts": prompts, "completions": completions})
         try:
             found = self.function(**given)
         except Exception as error:
@@ -140,17 +142,34 @@ def _module(name: str, place: str) -> ModuleType:
     if path.suffix == ".py":
         if not path.is_file():
             raise InputError(f"{name}: there is no file {place}")
-        folder, place = str(path.parent.resolve()), path.stem
+        folder = str(path.parent.resolve())
     else:
         folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        return importlib.import_module(place)
+        return _from_file(path.resolve()) if path.suffix == ".py" else importlib.import_module(place)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{name}: {place} cannot be imported ({said})") from error
     finally:
         sys.path.remove(folder)
+
+
+def _from_file(path: Path) -> ModuleType:
+    """A file's module, under a name that no other file and no installed module has."""
+    name = f"pellucid_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _short(value: object) -> str:

@@ -134,8 +134,12 @@ def effective_weights(model: Decoder) -> Iterator[tuple[str, Tensor]]:
 
 
 def rollout_of(prompt: Sequence[int], answer: Sequence[Event]) -> Rollout:
+    logprobs, among = [], []
+    for event in answer:
+        assert event.logprob is not None and event.among is not None  # the engine has `drawn_logprobs`
+        logprobs.append(event.logprob)
+        among.append(event.among)
     return Rollout(
-        tuple(prompt), tuple(event.token_id for event in answer), tuple(event.logprob or 0.0 for event in answer),
-        tuple(event.among or 1 for event in answer), "".join(event.text for event in answer),
-        answer[-1].finish_reason == "stop",
+        tuple(prompt), tuple(event.token_id for event in answer), tuple(logprobs), tuple(among),
+        "".join(event.text for event in answer), answer[-1].finish_reason == "stop",
     )  # fmt: skip

@@ -27,6 +27,8 @@ from pellucid.errors import InputError, PellucidError
         ("<think>Orme?</think><answer>Delby</answer>", "Delby", 1),
         ("one\n#### 7", 7, 1),
         ("\\boxed{}", "", 0),
+        ("#### Step 1: add. So \\boxed{5}", "5", 1),
+        ("#### 7\nThat is it.", "7", 1),
     ],
 )
 def test_exact(text: str, answer: Any, reward: float) -> None:
@@ -48,6 +50,10 @@ def test_number(text: str, answer: Any, reward: float) -> None:
     assert checkers.number([text], [answer]) == [reward]
 
 
+def test_a_missing_answer_is_not_judged() -> None:
+    assert checkers.exact(["None"], [None]) == checkers.number(["7"], [None]) == [None]
+
+
 @given(st.integers(-999, 999), st.integers(1, 999), st.sampled_from("+-*"))
 def test_equations(a: int, b: int, sign: str) -> None:
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -59,6 +65,26 @@ def test_equations(a: int, b: int, sign: str) -> None:
 @given(st.text(alphabet="0123456789+-*/(). =", max_size=60))
 def test_equations_of_anything(text: str) -> None:
     assert 0 <= checkers.equations([text])[0] <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1. 12 + 3 = 15", [("12 + 3", "15")]),
+        ("1) 3 + 4 = 7", [("3 + 4", "7")]),
+        ("- 3 + 4 = 7", [("3 + 4", "7")]),
+        ("$3 + $4 = $7", [("3 + 4", "7")]),
+        ("so (2 + 3) * 4 = 20, and 1,000 / 2 = 500", [("(2 + 3) * 4", "20"), ("1,000 / 2", "500")]),
+        *((text, []) for text in ("x + 3 = 5", "x + 3 + 4 = 9", "5 = 5", "2x + 3 = 7", "x1 + 3 = 7", "1" * 999 + "=1")),
+    ],
+)
+def test_where_an_equation_begins(text: str, found: list[tuple[str, str]]) -> None:
+    assert list(checkers.equations_of(text)) == found
+    assert checkers.equations([text]) == [float(bool(found))]
+
+
+def test_an_equation_is_of_one_line() -> None:
+    assert checkers.equations(["The total is 12\n3 + 4 = 7", "(3 + 4 = 7)"]) == [1, 1]
 
 
 def test_equations_without_one() -> None:
@@ -95,8 +121,10 @@ def test_code() -> None:
         "def f(x): return 2\nimport os; os._exit(0)",
         "import sys; sys.exit(0)",
         "f(",
+        "def f(x): return 0\nif 0:\\",
+        right.replace("```python", "```Python3 "),
     ]
-    assert passes_tests(answers, ["assert f(1) == 2"] * 5) == [1, 0, 0, 0, 0]
+    assert passes_tests(answers, ["assert f(1) == 2"] * 7) == [1, 0, 0, 0, 0, 0, 1]
 
 
 def test_code_that_takes_too_much(tmp_path: Path) -> None:
@@ -115,6 +143,10 @@ def test_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("mine_here:short", "mine_here.py:short", f"{tmp_path}/mine_here.py:short"):
         assert find_reward(name)(["p"], ["abc"], {}) == [-3]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine_here.py").write_text("def short(completions, **_): return [7.0]\n")
+    assert find_reward("other/mine_here.py:short")(["p"], ["abc"], {"completions": ["a field"]}) == [7]
+    assert find_reward("mine_here.py:short")(["p"], ["abc"], {"completions": ["a field"]}) == [-3]
 
 
 @pytest.mark.parametrize(
