@@ -1,6 +1,8 @@
 """What a constitutional run keeps: its recipe, the stages that are done, and a JSON line for each example.
 
 <run>/  config.yaml        the recipe          constitution.yaml   the constitution, as it was read
+        prompts.yaml       digests of the prompts, which are to stay what they were
+        generation.yaml    precision and threads of all that is generated
         obeying/           of a TinyWorld: a model that does whatever it is asked (a run of its own)
         obedience/         the conversations that it learnt that from
         critiques/         transcripts.jsonl: prompt, answer, and of each round principle, critique, revision
@@ -29,6 +31,7 @@ from pellucid.training.lock import lock
 from pellucid.training.run import compare
 
 CONSTITUTION, TRANSCRIPTS, REPORT = "constitution.yaml", "transcripts.jsonl", "report.md"
+PROMPTS, GENERATION = "prompts.yaml", "generation.yaml"
 CRITIQUES, JUDGEMENTS, MEASURED = "critiques", "judgements", "measured"
 T = TypeVar("T")
 
@@ -49,8 +52,8 @@ def begin(recipe: ConstitutionRecipe) -> tuple[Path, Constitution, BinaryIO]:
     try:
         sweep(path)
         constitution = read_constitution(recipe.constitution)
+        settle(path / CONSTITUTION, constitution.model_dump(mode="json"))  # first: by it the folder is known
         settle(path / RUN_RECIPE, recipe.model_dump(mode="json"))
-        settle(path / CONSTITUTION, constitution.model_dump(mode="json"))
     except BaseException:
         held.close()
         raise
@@ -91,6 +94,9 @@ def kept(
     Whoever is killed on the way loses what was under way, and no more. Raises `PellucidError` when the disk refuses.
     """
     records = read_lines(file)
+    if file.is_file():
+        with file.open("r+b") as stream:
+            stream.truncate(len(whole_lines(file)))
     while len(records) < len(asked):
         tell(len(records), len(asked))
         start = len(records)
@@ -107,18 +113,19 @@ def kept(
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a file; a last line that is not whole, of a writer that was killed, is cut off."""
+    """The records of a file. A last line that is not whole, of a writer that was killed or is at work, is left out."""
     if not file.is_file():
         return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with file.open("r+b") as stream:
-            stream.truncate(len(whole))
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole_lines(file).splitlines()]
     except ValueError as error:
         raise InputError(f"{file}: a line is not JSON ({error}): take the file away, and it is made again") from None
+
+
+def whole_lines(file: Path) -> bytes:
+    """The content of a file up to the end of its last line."""
+    content = file.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
 
 
 def write_lines(file: Path, records: Sequence[dict[str, Any]]) -> Path:

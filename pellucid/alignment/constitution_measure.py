@@ -7,7 +7,9 @@ model's answer is better than the base's to the same prompt: 50% for the base it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import statistics
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pellucid.data.tinyworld import SPLITS, TinyWorld
 from pellucid.data.tinyworld.harm import HARMS, Verdict, tempting, verdict
 
 TEMPTING = "tempting"
+APART = -1  # the seed of what is only measured on: those that are learnt from count from 0
 HARMFUL = "does harm where it is asked to"
 RED_TEAM, HELPFUL = "red team", "helpful"
 BETTER = {
@@ -32,14 +35,16 @@ BETTER = {
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A share, between 0 and 1, of or over `of` answers."""
+    """A share, between 0 and 1, of or over `of` answers. error: its standard error; None where one cannot tell."""
 
     what: str
     share: float
     of: int
+    error: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.share:.0%} of {self.of}" if self.of else "none asked"
+        error = "" if self.error is None else f" ± {self.error:.0%}"
+        return f"{self.share:.0%}{error} of {self.of}" if self.of else "none asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,18 @@ class Asked:
     prompt: Prompt
 
 
-def world_asks(world: TinyWorld) -> list[Asked]:
-    """Of a world: what tempts, about people of whom no conversation was; and what the texts tell of both splits."""
-    tempted = [Asked(TEMPTING, prompt) for prompt in prompts_of(tempting(world, SPLITS[1]))]
-    return tempted + [Asked(people, prompt) for people in SPLITS for prompt in prompts_of(world.questions(people))]
+def world_asks(world: TinyWorld, learnt: Collection[str]) -> list[Asked]:
+    """Of a world: what tempts, about people of whom no conversation was; and what the texts tell of both splits.
+
+    learnt: what is asked in conversations that are learnt from, which is left out.
+    """
+    asked = [(TEMPTING, tempting(world, SPLITS[1], APART))]
+    asked += [(people, world.questions(people, APART)) for people in SPLITS]
+    return [
+        Asked(group, prompt)
+        for group, questions in asked
+        for prompt in prompts_of(one for one in questions if one.text not in learnt)
+    ]
 
 
 def count(asked: Sequence[Asked], answers: Sequence[str]) -> Iterator[Measure]:
@@ -83,11 +96,15 @@ def compare(
     chances = [next(judged).probability if pair.first != pair.second else 0.5 for pair in pairs]
     for group, what in BETTER.items():
         own = [chance for one, chance in zip(asked, chances, strict=True) if one.group == group]
-        yield share(what, own)
+        # s / sqrt(n): the chances are no counts
+        error = statistics.stdev(own) / math.sqrt(len(own)) if len(own) > 1 else None
+        yield Measure(what, sum(own) / max(1, len(own)), len(own), error)
 
 
-def share(what: str, values: Sequence[float]) -> Measure:
-    return Measure(what, sum(values) / max(1, len(values)), len(values))
+def share(what: str, counted: Sequence[bool]) -> Measure:
+    n = len(counted)
+    p = sum(counted) / max(1, n)
+    return Measure(what, p, n, math.sqrt(p * (1 - p) / n) if n else None)  # of a binomial share
 
 
 def save(folder: Path, name: str, asked: Sequence[Asked], answers: Sequence[str], found: Sequence[Measure]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from pellucid.alignment.candidates import Prompt, read_prompts
 from pellucid.alignment.constitution import BUNDLED
 from pellucid.alignment.constitution_measure import HELPFUL, RED_TEAM, Asked
 from pellucid.alignment.constitution_recipe import ConstitutionRecipe, PromptsRecipe
+from pellucid.data.messages import text_of
 from pellucid.data.order import permutation
 from pellucid.data.tinyworld import SPLITS
-from pellucid.data.tinyworld.harm import tempting
+from pellucid.data.tinyworld.harm import obeying, tempting
 from pellucid.errors import InputError, did_you_mean
 
 
@@ -27,6 +29,14 @@ class Prompts:
     helpful: list[Prompt]
     held_out: list[Asked]
 
+    def digests(self) -> dict[str, str]:
+        """By which they are known again."""
+        groups = {"red_team": self.red_team, "helpful": self.helpful, "held_out": [one.prompt for one in self.held_out]}
+        return {
+            name: hashlib.sha256("\n".join(prompt.key for prompt in prompts).encode()).hexdigest()[:16]
+            for name, prompts in groups.items()
+        }
+
 
 def prompts_of(recipe: ConstitutionRecipe) -> Prompts:
     """The recipe's prompts. Raises `InputError` for a file that cannot be read, or holds too few to part."""
@@ -34,7 +44,12 @@ def prompts_of(recipe: ConstitutionRecipe) -> Prompts:
         world, times = recipe.world.made, range(recipe.world.times)
         tempted = [one for seed in times for one in tempting(world, SPLITS[0], seed)]
         told = [one for seed in times for one in world.questions(SPLITS[0], seed)]
-        return Prompts(world_rules.prompts_of(tempted), world_rules.prompts_of(told), measuring.world_asks(world))
+        learnt = {one.text for one in (*tempted, *told)}
+        if recipe.world.obeying is not None:
+            learnt |= {text_of(talk["messages"][0]) for talk in obeying(world, recipe.seed)}
+        return Prompts(
+            world_rules.prompts_of(tempted), world_rules.prompts_of(told), measuring.world_asks(world, learnt)
+        )
     given = recipe.prompts or PromptsRecipe()
     red, held_red = parted(given.red_team, given.held_out, recipe.seed)
     helpful, held_helpful = parted(given.helpful, given.held_out, recipe.seed)

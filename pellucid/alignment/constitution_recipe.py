@@ -12,10 +12,12 @@ from pellucid.alignment.ppo_recipe import PPORecipe
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.reward_recipe import RewardRecipe
 from pellucid.data.tinyworld import TinyWorld
+from pellucid.errors import InputError
 from pellucid.training.recipe import Paths, Recipe, Section, parse_recipe
 from pellucid.training.schedules import scale
 
 Fields = dict[str, Any]
+WHOLE = ("run", "base", "seed", "precision")  # what no section says for itself
 R = TypeVar("R", bound=Recipe)
 
 
@@ -132,9 +134,14 @@ class ConstitutionRecipe(Section):
 
     def _stage(self, name: str, kind: type[R], fields: Fields, base: str, train: str) -> R:
         """The recipe of a stage: its own fields, and what the whole says of it. Its data are in the file `train`."""
-        data = {**fields.get("data", {}), "train": train}
+        data, section = fields.get("data", {}), f"the section {name}"
+        if not isinstance(data, dict):
+            raise InputError(f"{section}: data = {data!r}: give fields, as data: {{context: 256}}, or leave it out")
+        overruled = [field for field in WHOLE if field in fields] + ["data.train"] * ("train" in data)
+        if overruled:
+            raise InputError(f"{section}: {overruled[0]} is said by the whole recipe: leave it out of the section")
         given = {"run": f"{self.run}/{name}", "base": base, "seed": self.seed, "precision": self.precision}
-        stage = parse_recipe({**fields, **given, "data": data}, kind, f"the section {name}")
+        stage = parse_recipe({**fields, **given, "data": {**data, "train": train}}, kind, section)
         if stage.train.steps is not None:
             scale(stage.optim, 0, stage.train.steps)  # raises where the schedule does not fit
         return stage

@@ -18,20 +18,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from pellucid.alignment import constitution_measure as measuring
 from pellucid.alignment import world_rules
 from pellucid.alignment.candidates import Prompt
 from pellucid.alignment.constitution import Constitution
-from pellucid.alignment.constitution_files import CRITIQUES, JUDGEMENTS, TRANSCRIPTS, begin, kept, write_lines
+from pellucid.alignment.constitution_files import (
+    CRITIQUES,
+    GENERATION,
+    JUDGEMENTS,
+    PROMPTS,
+    REPORT,
+    TRANSCRIPTS,
+    begin,
+    kept,
+    settle,
+    write_lines,
+)
 from pellucid.alignment.constitution_measure import Measure
 from pellucid.alignment.constitution_prompts import Prompts, prompts_of
 from pellucid.alignment.constitution_recipe import ConstitutionRecipe, WorldRecipe
 from pellucid.alignment.constitution_report import write_report
-from pellucid.alignment.critique import Critic, Draft, Judge, Judgement, Pair, Voice, assistant
+from pellucid.alignment.critique import Critic, Draft, Judge, Judgement, Pair, Voice, assistant, check_room
 from pellucid.alignment.dpo_run import learn_preferences
 from pellucid.alignment.ppo import train_ppo
 from pellucid.alignment.reward import train_reward_model
 from pellucid.alignment.sft import fine_tune
+from pellucid.alignment.templates import with_template
+from pellucid.checkpoints.describe import describe
 from pellucid.checkpoints.load import load
 from pellucid.checkpoints.source import FINAL
 from pellucid.data.order import random_number
@@ -64,7 +80,10 @@ def constitute(recipe: ConstitutionRecipe, *, say: Say = print) -> Ended:
     """
     path, constitution, held = begin(recipe)
     try:
-        run = Run(recipe, path, constitution, prompts_of(recipe), say)
+        prompts = prompts_of(recipe)
+        settle(path / PROMPTS, prompts.digests())
+        run = Run(recipe, path, constitution, prompts, say)
+        run.check_room()
         ended = run.through()
         write_report(path)
         return ended
@@ -127,17 +146,42 @@ class Run:
 
     def trained(self, stage: Recipe, train: Callable[[], Outcome]) -> int | None:
         """Trains a stage that is not done yet; the signal that stopped it, if one did."""
-        if (Path(stage.run).expanduser() / FINAL).is_dir():
+        folder = Path(stage.run).expanduser()
+        if (folder / FINAL).is_dir() and (folder / REPORT).is_file():
             return None
         self.say(f"{Path(stage.run).name}: training")
         return train().signal
 
     def voice(self, name: str, *, greedy: bool = False) -> Voice:
         """A model to be asked; greedy: it takes the most likely token at every step."""
-        use_best_threads()
         answers = self.recipe.answers
-        model, tokenizer = load(name, dtype=best_precision(self.recipe.precision).name)
+        model, tokenizer = load(name, dtype=self.precision())
         return Voice(model, tokenizer, answers.max_tokens, 0.0 if greedy else answers.temperature, answers.together)
+
+    def precision(self) -> str:
+        """That of all that is generated; threads are set. Both are as they were when the run first generated."""
+        file = self.path / GENERATION
+        if file.is_file():
+            chosen = yaml.safe_load(file.read_text(encoding="utf-8"))
+            torch.set_num_threads(chosen["threads"])
+        else:
+            chosen = {"precision": best_precision(self.recipe.precision).name, "threads": use_best_threads().count}
+            settle(file, chosen)
+        return str(chosen["precision"])
+
+    def check_room(self) -> None:
+        """`InputError`, before anything runs, for a prompt that leaves a model no room to criticise or to judge."""
+        recipe, prompts = self.recipe, self.prompts
+        if recipe.rules_criticise and recipe.rules_judge:
+            return
+        base = describe(recipe.base)
+        tokenizer, longest = with_template(base.tokenizer), base.config.max_positions
+        judged = [*prompts.red_team, *prompts.helpful]
+        if recipe.world is None:
+            judged += [one.prompt for one in prompts.held_out]
+        for some, judging in ((prompts.red_team, False), (judged, True)):
+            if not (recipe.rules_judge if judging else recipe.rules_criticise):
+                check_room(tokenizer, longest, recipe.answers.max_tokens, some, self.constitution, judging=judging)
 
     def seed(self, *about: str | int) -> int:
         return random_number(SEEDS, "constitution", self.recipe.seed, *about)
@@ -151,8 +195,6 @@ class Run:
         if file.is_file():
             return file
         voice = self.voice(base)
-        if not self.recipe.rules_criticise:
-            voice.check_room(self.prompts.red_team, self.constitution, judging=False)
         critic: Critic = world_rules.criticise if self.recipe.rules_criticise else voice.critique
 
         def revised(prompts: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
@@ -233,9 +275,7 @@ class Run:
         """Who judges. The base itself, so that all models are judged by the same one."""
         if self.recipe.rules_judge:
             return world_rules.judge
-        voice = self.voice(base, greedy=True)
-        voice.check_room([*self.prompts.red_team, *self.prompts.helpful], self.constitution, judging=True)
-        return voice.judge
+        return self.voice(base, greedy=True).judge
 
     def judged(self, prompts: Sequence[Prompt], start: int, voice: Voice, judge: Judge) -> Iterator[dict[str, Any]]:
         """The transcript of each prompt: two answers that differ, and how likely the first is better by a principle."""
@@ -276,7 +316,8 @@ class Run:
                 found = list(measuring.count(asked, said))
             else:
                 before = said if name == BASE else measuring.saved_answers(self.path, BASE)
-                found = list(measuring.compare(asked, said, before, self.judge(base), self.constitution))
+                judge: Judge = (lambda _: []) if name == BASE else self.judge(base)  # the base equals itself
+                found = list(measuring.compare(asked, said, before, judge, self.constitution))
             measuring.save(self.path, name, asked, said, found)
         return found
 

@@ -115,7 +115,8 @@ class Voice:
             for chat, seed in zip(chats, seeds, strict=True):
                 params = SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, seed=seed)
                 outputs.add(self.ids(chat), params, in_chat=True)
-            return [one.text.strip() for one in outputs.answered()]
+            # No data may hold NUL.
+            return ["" if "\0" in one.text else one.text.strip() for one in outputs.answered()]
 
     def critique(self, drafts: Sequence[Draft]) -> list[Revision]:
         """Asks for the critique and, with that in the conversation, for the revision. This is a `Critic`."""
@@ -154,24 +155,29 @@ class Voice:
     def ids(self, chat: Sequence[Message]) -> list[int]:
         return self.tokenizer.apply_chat_template(chat, add_generation_prompt=True).ids
 
-    def check_room(self, prompts: Sequence[Prompt], constitution: Constitution, *, judging: bool) -> None:
-        """`InputError` for the first prompt with which the longest conversation about it may not fit the context.
 
-        judging: two answers are compared; else an answer is criticised and revised.
-        """
-        asked = 1 + max(
-            len(self.tokenizer.encode(one.critique + one.revision + one.choice)) for one in constitution.principles
-        )
-        frame = len(self.ids([user(QUESTION)])) if judging else len(self.ids([user(""), assistant(""), user("")]))
-        said = (2 if judging else 3) * self.max_tokens
-        for prompt in prompts:
-            own = len(self.ids(prompt.messages))
-            if (need := own + asked + frame + said) > self.engine.max_length:
-                raise InputError(
-                    f"{prompt.place}: the prompt, what is asked about it and what is answered may take {need} tokens, "
-                    f"and the context holds {self.engine.max_length}: give a shorter prompt or a smaller "
-                    "answers.max_tokens"
-                )
+def check_room(
+    tokenizer: Tokenizer, longest: int, max_tokens: int, prompts: Sequence[Prompt], constitution: Constitution, *,
+    judging: bool,
+) -> None:  # fmt: skip
+    """`InputError` for the first prompt with which the longest conversation about it may not fit the context.
+
+    longest: tokens of a conversation. max_tokens: of each thing that is said in it. judging: two answers are compared;
+    else an answer is criticised and revised.
+    """
+
+    def length(chat: Sequence[Message]) -> int:
+        return len(tokenizer.apply_chat_template(chat, add_generation_prompt=True).ids)
+
+    asked = 1 + max(len(tokenizer.encode(one.critique + one.revision + one.choice)) for one in constitution.principles)
+    frame = length([user(QUESTION)]) if judging else length([user(""), assistant(""), user("")])
+    said = (2 if judging else 3) * max_tokens
+    for prompt in prompts:
+        if (need := length(prompt.messages) + asked + frame + said) > longest:
+            raise InputError(
+                f"{prompt.place}: the prompt, what is asked about it and what is answered may take {need} tokens, "
+                f"and the context holds {longest}: give a shorter prompt or a smaller answers.max_tokens"
+            )
 
 
 def preference(first: float, second: float) -> float:

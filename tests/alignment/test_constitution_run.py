@@ -92,6 +92,7 @@ def test_every_stage_leaves_what_it_made(whole: Path) -> None:
     run = whole / "run"
     for name in ("obeying", "sft", "dpo"):
         assert (run / name / "final/model.safetensors").is_file()
+    assert yaml.safe_load((run / "generation.yaml").read_text()) == {"precision": "float32", "threads": 1}
     transcripts = read_lines(run / "critiques/transcripts.jsonl")
     first = transcripts[0]
     assert [turn["principle"] for turn in first["rounds"]] and len(first["rounds"]) == 2
@@ -106,14 +107,20 @@ def test_every_stage_leaves_what_it_made(whole: Path) -> None:
     assert all(one["probability"] == pytest.approx(0.8) and not one["swayed"] for one in judged)
 
 
-def test_only_people_of_whom_nothing_was_learnt_are_measured_on(whole: Path) -> None:
-    learnt = {talk["messages"][0]["content"] for talk in read_lines(whole / "run/critiques/conversations.jsonl")}
+def test_nothing_that_was_learnt_is_measured_on(whole: Path) -> None:
+    talks = [*read_lines(whole / "run/critiques/conversations.jsonl"),
+             *read_lines(whole / "run/obedience/conversations.jsonl")]  # fmt: skip
+    learnt = {talk["messages"][0]["content"] for talk in talks}
     for name in MODELS:
-        asked = [one for one in read_lines(whole / f"run/measured/{name}.jsonl") if one["group"] == "tempting"]
-        assert asked and not [one for one in asked if one["prompt"][0]["content"] in learnt]
+        every = read_lines(whole / f"run/measured/{name}.jsonl")
+        assert not [one for one in every if one["prompt"][0]["content"] in learnt]
+        assert {one["group"] for one in every} == {"tempting", "train", "held out"}
+        asked = [one for one in every if one["group"] == "tempting"]
         found = json.loads((whole / f"run/measured/{name}.json").read_text())
         assert found[0]["what"] == "does harm where it is asked to" and found[0]["of"] == len(asked)
-        assert found[0]["share"] == sum(one["harm"] is not None for one in asked) / len(asked)
+        share = found[0]["share"]
+        assert share == sum(one["harm"] is not None for one in asked) / len(asked)
+        assert found[0]["error"] == pytest.approx((share * (1 - share) / len(asked)) ** 0.5)
 
 
 def test_the_report_shows_which_principle_changed_what(whole: Path) -> None:
@@ -139,6 +146,11 @@ def test_a_run_that_has_ended_is_not_made_again(whole: Path, monkeypatch: pytest
     for name in ("load", "fine_tune", "learn_preferences"):
         monkeypatch.setattr(constitution_run, name, never)
     assert list(constitute(recipe(whole), say=lambda line: None).measured) == MODELS
+    report = whole / "run/sft/report.md"  # killed before it was written: the stage is not done
+    report.rename(whole / "report.md")
+    with pytest.raises(AssertionError, match="it was made again"):
+        constitute(recipe(whole), say=lambda line: None)
+    (whole / "report.md").rename(report)
 
 
 STOPS = (
@@ -211,6 +223,9 @@ def test_with_files_the_model_judges_itself(tmp_path: Path) -> None:
     assert len(judged) == 5 and all(len(one["log_probs"]) == 4 for one in judged if one["probability"] is not None)
     learnt = {one["prompt"][0]["content"] for one in judged}
     assert not [one for one in read_lines(tmp_path / "own/measured/sft.jsonl") if one["prompt"][0]["content"] in learnt]
+    write_lines(tmp_path / "red.jsonl", [{"prompt": f"Insult {name}."} for name in ("Tom", "Ida", "Ann", "Eva")])
+    with pytest.raises(InputError, match=r"prompts.yaml was another one when the run began"):
+        constitute(parse_recipe(with_files(tmp_path), ConstitutionRecipe, "own"), say=lambda line: None)
 
 
 @pytest.mark.slow
@@ -273,6 +288,10 @@ def test_a_reward_model_and_ppo_may_learn_from_the_preferences(
         ({"reward": {}}, "the section reward: the field 'train' is missing"),
         ({"dpo": tuning() | {"dpo": {"beta": 0}}}, "the section dpo: dpo.beta: 0 is not above 0"),
         ({"dpo": tuning() | {"optim": {"warmup": 10}}}, "optim.warmup = 10 steps leave nothing of a run of 4 steps"),
+        ({"sft": tuning() | {"seed": 7}}, "the section sft: seed is said by the whole recipe"),
+        ({"sft": tuning(train="mine")}, "the section sft: data.train is said by the whole recipe"),
+        ({"sft": tuning() | {"data": 5}}, "the section sft: data = 5: give fields"),
+        ({"judge": "model", "answers": {"max_tokens": 500}}, "and the context holds"),
         ({"sft": tuning() | {"learning_rate": 1}}, "the section sft: there is no field 'learning_rate'"),
         ({"world": {"people": 8, "obeying": {}}}, "the section obeying: the field 'train' is missing"),
         ({"prompts": {}}, "give either prompts or a world that asks, not both"),
@@ -331,6 +350,7 @@ def test_records_are_kept_as_they_come(tmp_path: Path) -> None:
         kept(file, words, make, 2, lambda done, of: None)
     assert [one["word"] for one in read_lines(file)] == ["a", "b", "c", "d"]
     file.write_bytes(file.read_bytes() + b'{"number": 4, "wo')
+    assert len(read_lines(file)) == 4 and file.read_bytes().endswith(b'"wo')  # whoever reads changes nothing
     told: list[tuple[int, int]] = []
     made.clear()
 
@@ -357,7 +377,10 @@ def test_the_command_shows_a_run(whole: Path, capsys: pytest.CaptureFixture[str]
         assert said in capsys.readouterr().err
 
 
-def test_the_command_runs_a_recipe(whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_runs_a_recipe(
+    whole: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(content(whole)))
     assert command(["constitution", str(file)]) == 0  # it has ended: what was measured is shown

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from pellucid.alignment import world_rules
 from pellucid.alignment.candidates import Prompt, prompt_of
 from pellucid.alignment.constitution import Constitution, Principle, read_constitution
-from pellucid.alignment.critique import Draft, Judgement, Pair, Voice, preference, questions
+from pellucid.alignment.critique import Draft, Judgement, Pair, Voice, check_room, preference, questions
 from pellucid.checkpoints.save import About, save
 from pellucid.data.tinyworld import TinyWorld
 from pellucid.data.tinyworld.harm import tempting, verdict
@@ -143,11 +143,12 @@ def test_what_is_said_depends_on_the_seed_and_not_on_what_is_asked_beside_it(voi
 @pytest.mark.parametrize("judging", [False, True])
 def test_a_prompt_that_leaves_no_room_is_named_before_anything_is_asked(voice: Voice, judging: bool) -> None:
     constitution = Constitution(name="x", principles=(BRIEF,))
-    voice.check_room([PROMPT], constitution, judging=judging)
+    check_room(voice.tokenizer, 640, 6, [PROMPT], constitution, judging=judging)
     with pytest.raises(
         InputError, match=r"prompts:9: the prompt, .* may take [0-9]+ tokens, and the context holds 640"
     ):
-        voice.check_room([PROMPT, prompt_of("a" * 600, "prompts:9")], constitution, judging=judging)
+        prompts = [PROMPT, prompt_of("a" * 600, "prompts:9")]
+        check_room(voice.tokenizer, 640, 6, prompts, constitution, judging=judging)
 
 
 def test_what_has_room_can_be_asked(voice: Voice) -> None:
@@ -165,8 +166,8 @@ def test_what_has_room_can_be_asked(voice: Voice) -> None:
 
 def fits(voice: Voice, prompt: Prompt, constitution: Constitution) -> bool:
     try:
-        voice.check_room([prompt], constitution, judging=True)
-        voice.check_room([prompt], constitution, judging=False)
+        for judging in (True, False):
+            check_room(voice.tokenizer, 640, 6, [prompt], constitution, judging=judging)
     except InputError:
         return False
     return True

@@ -23,7 +23,6 @@ from pellucid.errors import InputError
 Harm = Literal["secret", "insult", "invention"]
 Reception = Literal["helpful", "refusing", "harmful"]
 HARMS: tuple[Harm, ...] = ("secret", "insult", "invention")
-UNKNOWN = ("left open", "nobody")  # the sorts of open questions among the tempting ones
 
 
 @dataclass(frozen=True, slots=True)
