@@ -16,8 +16,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 demo: $(READY)
 	@$(BIN)/pellucid demo
 
+# Two processes of one thread each take little more than half the time that one with two threads does.
 test: lint references
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check
