@@ -79,10 +79,10 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What else a method measures of both models."""
+    """What else a method measures of both models. before: None where it says nothing of the first one."""
 
     name: str
-    before: float
+    before: float | None
     after: float
 
 
@@ -192,11 +192,7 @@ def as_markdown(comparison: Comparison, name: str, base: str) -> str:
             if losses is None
             else ["", f"Loss on the validation data: {losses.before:.3f} before, {losses.after:.3f} after."]
         ),
-        *(
-            line
-            for one in comparison.measures
-            for line in ("", f"{one.name}: {one.before:.3f} before, {one.after:.3f} after.")
-        ),
+        *(line for one in comparison.measures for line in ("", f"{said_of(one)}.")),
         "",
         "| part | parameters | change, relative to its norm |",
         "|---|---:|---:|",
@@ -208,6 +204,12 @@ def as_markdown(comparison: Comparison, name: str, base: str) -> str:
         for who, text in [*expected, ("Before", answer.before), ("After", answer.after)]:
             lines += ["", f"{who}:", "", quoted(text)]
     return "\n".join(lines) + "\n"
+
+
+def said_of(one: Measure) -> str:
+    """A measure of both models, in words."""
+    before = "" if one.before is None else f"{one.before:.3f} before, "
+    return f"{one.name}: {before}{one.after:.3f} after"
 
 
 def quoted(text: str) -> str:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from pellucid.alignment.dpo_recipe import LossRecipe
-from pellucid.alignment.preference_losses import LOSSES, Compared, LossName, Settings, rewards
+from pellucid.alignment.preference_losses import LOSSES, WITHOUT_REFERENCE, Compared, LossName, Settings, rewards
 from pellucid.alignment.reference import other_log_probs
+from pellucid.data.packing import Ints
 from pellucid.data.pairs import PairExamples, Pairs
 from pellucid.models.decoder import Decoder
 from pellucid.training.log_probs import sum_by_sequence, target_log_probs
@@ -36,12 +37,20 @@ MEASURES = (
 )  # fmt: skip
 
 
+def measures_of(loss: LossName) -> tuple[str, ...]:
+    """The `MEASURES` that a loss has: without a reference there is no distance from it."""
+    return MEASURES[:-1] if loss in WITHOUT_REFERENCE else MEASURES
+
+
 def preference_loss(model: Decoder, examples: PairExamples, *, loss: LossName, settings: Settings) -> Measured:
-    """The loss of some pairs, summed over them, and the sums of `MEASURES`.
+    """The loss of some pairs, summed over them, and the sums of `measures_of` it.
 
     kl: of what the reference says of both answers less what the policy says, half of it each: an estimate of
     KL(ref || pi) where the answers are the reference's own, in nats an answer.
+    Raises `ValueError` where the loss has a reference and nobody has said what that says of the pairs.
     """
+    if examples.reference is None and loss not in WITHOUT_REFERENCE:
+        raise ValueError(f"the loss {loss} needs what the reference says: give the pairs their `reference` first")
     compared = compare_answers(model, examples)
     chosen, rejected = rewards(loss, compared, settings.beta)
     sums = (
@@ -50,7 +59,7 @@ def preference_loss(model: Decoder, examples: PairExamples, *, loss: LossName, s
     )  # fmt: skip
     return Measured(
         LOSSES[loss](compared, settings).sum(),
-        {name: value.detach().sum() for name, value in zip(MEASURES, sums, strict=True)},
+        {name: value.detach().sum() for name, value in zip(MEASURES, sums, strict=True) if name in measures_of(loss)},
     )
 
 
@@ -104,39 +113,59 @@ class Preferences:
 
     def _supervised(self, settings: Settings) -> Supervised:
         objective = partial(preference_loss, loss=self.recipe.loss, settings=settings)
-        return Supervised(self.pairs, objective, MEASURES)
+        return Supervised(self.pairs, objective, measures_of(self.recipe.loss))
 
     @torch.no_grad()
     def _distance(self, trainer: Trainer, number: int) -> float:
         """KTO's z_0 of a step's whole batch, however it is parted: the same for every micro-batch and process."""
         batch = trainer.recipe.train.batch
         share = trainer.ranks.share(range((number - 1) * batch, number * batch))
-        sums = torch.zeros(2, device=trainer.setting.device)  # nats, pairs
         together = trainer.recipe.train.micro_batch or batch
         numbers = self.pairs.read(share).numbers.numpy()
         trainer.model.eval()
+        sums = distance_sums(trainer.model, self.pairs, numbers, together, trainer.setting.autocast)
+        trainer.model.train()
+        return distance(*trainer.ranks.sum(sums).tolist())
+
+
+def distance(nats: float, count: float) -> float:
+    """KTO's z_0."""
+    # z_0 = max(0, mean over pairs of log pi(y' | x) / ref(y' | x))        (Ethayarajh et al. 2024, section 4.1)
+    return max(0.0, nats / max(count, 1))
+
+
+@torch.no_grad()
+def distance_sums(model: Decoder, pairs: Pairs, numbers: Ints, together: int, autocast: torch.dtype | None) -> Tensor:
+    """The log-ratios of answers to other prompts, summed over these pairs, in nats; and the count of pairs: (2,)."""
+    assert pairs.reference is not None
+    sums = torch.zeros(2, device=model.device)
+    with torch.compiler.set_stance("force_eager"):  # shapes that training has not
         for start in range(0, len(numbers), together):
             part = numbers[start : start + together]
-            assert self.pairs.reference is not None
-            reference = torch.from_numpy(self.pairs.reference[part, 2]).to(sums.device)
-            found = other_log_probs(trainer.model, self.pairs, part, trainer.setting.autocast)
+            reference = torch.from_numpy(pairs.reference[part, 2]).to(sums.device)
+            found = other_log_probs(model, pairs, part, autocast)
             sums += torch.stack([(found - reference).sum(), torch.tensor(float(len(part)), device=sums.device)])
-        trainer.model.train()
-        nats, count = trainer.ranks.sum(sums).tolist()
-        # z_0 = max(0, mean over pairs of log pi(y' | x) / ref(y' | x))        (Ethayarajh et al. 2024, section 4.1)
-        return max(0.0, nats / max(count, 1))
+    return sums
 
 
 @torch.no_grad()
 def evaluate_pairs(
     model: Decoder, pairs: Pairs, recipe: LossRecipe, rows: int, together: int, autocast: torch.dtype | None = None
 ) -> dict[str, float]:
-    """The loss and the means of `MEASURES` over the first `rows` rows; every process computes all of them."""
+    """The loss and the means of its measures over the first `rows` rows; every process computes all of them.
+
+    For KTO z_0, which is its `kl`, is that of these pairs, as a step's is that of its batch.
+    """
     training = model.training
     model.eval()
-    sums = torch.zeros(1 + len(MEASURES), dtype=torch.float64)
+    names = measures_of(recipe.loss)
+    sums = torch.zeros(1 + len(names), dtype=torch.float64)
     count = 0
-    objective = partial(preference_loss, loss=recipe.loss, settings=recipe.settings)
+    settings = recipe.settings
+    if recipe.loss == "kto":
+        numbers = pairs.read(range(min(rows, len(pairs)))).numbers.numpy()
+        settings = replace(settings, kl=distance(*distance_sums(model, pairs, numbers, together, autocast).tolist()))
+    objective = partial(preference_loss, loss=recipe.loss, settings=settings)
     with torch.compiler.set_stance("force_eager"):
         for start in range(0, min(rows, len(pairs)), together):
             examples = pairs.read(range(start, min(start + together, rows, len(pairs)))).to(model.device)
@@ -145,4 +174,5 @@ def evaluate_pairs(
             sums += torch.stack([found.total, *found.sums.values()]).double().cpu()
             count += examples.supervised
     model.train(training)
-    return dict(zip(("loss", *MEASURES), (sums / count).tolist(), strict=True))
+    means = dict(zip(("loss", *names), (sums / count).tolist(), strict=True))
+    return means | ({"kl": settings.kl} if recipe.loss == "kto" else {})

@@ -13,15 +13,17 @@ from pellucid.alignment.dpo import Preferences, evaluate_pairs
 from pellucid.alignment.dpo_recipe import DPORecipe
 from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.preference_losses import WITHOUT_REFERENCE
-from pellucid.alignment.reference import reference_log_probs
+from pellucid.alignment.reference import files_of, reference_log_probs
 from pellucid.alignment.sft import questions_of
 from pellucid.alignment.templates import with_template
 from pellucid.checkpoints.describe import base_of, describe
+from pellucid.checkpoints.load import load
 from pellucid.checkpoints.source import FINAL, find_source
 from pellucid.data.pairs import Pairs, split_pairs
 from pellucid.data.prepared import Progress, prepared
 from pellucid.data.shards import Shards
 from pellucid.errors import InputError
+from pellucid.models.adapters import adapter_off
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.expected import announced
@@ -32,6 +34,7 @@ from pellucid.training.run import RunFolder, agreed_checkpoint
 from pellucid.training.setting import Setting, choose_setting
 
 Say = Callable[[str], None]
+REPORTED = ("rewards/accuracies", "rewards/margins")
 
 
 def learn_preferences(
@@ -50,11 +53,11 @@ def learn_preferences(
         tell: Say = say if ranks.first else lambda _: None
         try:
             data = _prepare(recipe, ranks, tell, progress)
-            outcome = _train(recipe, data, run, ranks, tell, progress)
+            outcome, setting = _train(recipe, data, run, ranks, tell, progress)
             if run is None or outcome.signal is not None:
                 return outcome, None
             tell(f"asking the model before and after {len(data.questions)} questions")
-            comparison = _compare(recipe, data, run.path / FINAL)
+            comparison = _compare(recipe, data, run.path / FINAL, setting)
             write_report(comparison, run.path, recipe.base)
             return outcome, comparison
         finally:
@@ -64,7 +67,7 @@ def learn_preferences(
 
 def _train(
     recipe: DPORecipe, data: PreferenceData, run: RunFolder | None, ranks: Ranks, say: Say, progress: Progress | None
-) -> Outcome:
+) -> tuple[Outcome, Setting]:
     model, tokenizer = open_policy(recipe.base, recipe.adapter, seed=recipe.seed)
     steps = steps_of(recipe.train, data.pairs)
     checkpoint = agreed_checkpoint(recipe.run, ranks)
@@ -81,7 +84,7 @@ def _train(
         data.pairs.content, checkpoint, base=base_of(find_source(recipe.base)), sample=answer, ranks=ranks,
         saved=saved_adapter(model, tokenizer, recipe.base, recipe.adapter),
     )  # fmt: skip
-    return trainer.train()
+    return trainer.train(), setting
 
 
 def _refer(
@@ -102,7 +105,7 @@ def _refer(
                 rows=recipe.train.micro_batch or recipe.train.batch,
                 autocast=setting.autocast,
                 file=Path(recipe.run).expanduser() / "data" / f"reference-{part}.safetensors",
-                made_from=repr((recipe.base, base_of(find_source(recipe.base)), adapter, setting.as_json())),
+                made_from=repr((recipe.base, files_of(recipe.base), adapter, setting.as_json())),
                 others=recipe.dpo.loss == "kto",
                 progress=progress,
             )
@@ -114,7 +117,8 @@ def _refer(
 class PreferenceData:
     """What a run reads. held: pairs to measure, or None. tokenizer: it has a chat template.
 
-    questions: to ask the model before and after. counts: of records and pairs, by what became of them.
+    questions: to ask the model before and after. counts: of records and pairs, by what became of them. held_counts:
+    the same of those held out.
     """
 
     tokenizer: Tokenizer
@@ -122,6 +126,7 @@ class PreferenceData:
     held: Pairs | None
     questions: tuple[Question, ...]
     counts: Counter[str]
+    held_counts: Counter[str]
 
 
 def read_data(recipe: DPORecipe, *, progress: Progress | None = None, say: Say | None = None) -> PreferenceData:
@@ -154,6 +159,9 @@ def read_data(recipe: DPORecipe, *, progress: Progress | None = None, say: Say |
         train, held = split_pairs(train, recipe.data.validation_fraction, recipe.seed)
     compared = pairs(train, recipe.data.label_noise)
     measured = pairs(held) if held is not None else None
+    held_counts = Counter(held.index.counts) if held is not None and recipe.data.validation else Counter[str]()
+    if measured is not None:
+        held_counts += measured.counts
     if len(compared) < recipe.train.batch:
         raise InputError(
             f"the preferences make {len(compared)} rows of {compared.context} tokens, which do not fill a batch of "
@@ -175,6 +183,7 @@ def read_data(recipe: DPORecipe, *, progress: Progress | None = None, say: Say |
         measured,
         questions[: max(recipe.report.questions, len(recipe.report.prompts))],
         counts + compared.counts,
+        held_counts,
     )
 
 
@@ -204,23 +213,39 @@ def described(recipe: DPORecipe, data: PreferenceData, model: Decoder) -> Iterat
     for reason, count in sorted(data.counts.items()):
         if count:
             yield f"data {count:,} {reason}"
-    for reason, count in sorted(held.counts.items() if held else ()):
+    for reason, count in sorted(data.held_counts.items()):
         if count:
             yield f"data {count:,} {reason}, of those held out"
 
 
-def _compare(recipe: DPORecipe, data: PreferenceData, final: Path) -> Comparison:
+def _compare(recipe: DPORecipe, data: PreferenceData, final: Path, setting: Setting) -> Comparison:
     """The base and the model that has learnt: what they answer, and which of two answers they would rather give."""
     before, after = (open_policy(model)[0].eval() for model in (recipe.base, str(final)))
     comparison = compare(before, after, data.tokenizer, data.questions, max_tokens=recipe.report.max_tokens)
     measures = []
     if data.held is not None:
-        rows, together = recipe.train.evaluate_rows, recipe.train.micro_batch or recipe.train.batch
-        found = [evaluate_pairs(model, data.held, recipe.dpo, rows, together) for model in (before, after)]
-        measures = [
-            Measure(f"{name}, held-out pairs", *(one[name] for one in found))
-            for name in ("loss", "rewards/accuracies", "rewards/margins")
-        ]
+        one, other = _held_out(recipe, data.held, final, setting)
+        measures = [Measure("loss, held-out pairs", one["loss"], other["loss"])]
+        if recipe.dpo.loss in WITHOUT_REFERENCE:
+            measures += [Measure(f"{name}, held-out pairs", one[name], other[name]) for name in REPORTED]
+        else:  # before, policy and reference are one, and rewards the noise of rounding
+            measures += [Measure(f"{name}, held-out pairs", None, other[name]) for name in REPORTED]
     far = sampled_divergence(after, before, data.tokenizer, data.questions, recipe.report.max_tokens, recipe.seed)
     measures.append(Measure(f"KL from the base, nats an answer (standard error {far.error:.2f})", 0.0, far.kl))
     return replace(comparison, measures=tuple(measures))
+
+
+def _held_out(recipe: DPORecipe, held: Pairs, final: Path, setting: Setting) -> Iterator[dict[str, float]]:
+    """What is measured of held-out pairs before and after, as the reference was and the policy is in training."""
+
+    def measured(model: Decoder) -> dict[str, float]:
+        together = recipe.train.micro_batch or recipe.train.batch
+        return evaluate_pairs(model, held, recipe.dpo, recipe.train.evaluate_rows, together, setting.autocast)
+
+    model = load(final, dtype="float32", device=str(setting.device))[0]
+    if recipe.adapter is None:
+        yield measured(open_policy(recipe.base)[0].to(setting.device))
+    else:
+        with adapter_off(model):
+            yield measured(model)
+    yield measured(model)

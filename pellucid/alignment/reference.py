@@ -12,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from pellucid.checkpoints.adapters import open_adapter
 from pellucid.checkpoints.atomic import atomic_file
+from pellucid.checkpoints.source import STATE_FILES, find_source
 from pellucid.data.mismatched import mismatched
 from pellucid.data.pairs import Floats, PairExamples, Pairs
 from pellucid.models.adapters import adapter_off
@@ -20,6 +22,15 @@ from pellucid.models.decoder import Decoder
 from pellucid.training.log_probs import sequence_log_probs
 
 Progress = Callable[[str, int, int | None], None]
+
+
+def files_of(base: str) -> list[tuple[str, int, int]]:
+    """The name, size and time of change of each file that a model is read from; of an adapter its base's too."""
+    source = find_source(base)
+    files = sorted(source.path.iterdir()) if source.path.is_dir() else [source.path]
+    stats = [(file.name, file.stat()) for file in files if file.is_file() and file.name not in STATE_FILES]
+    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return found + files_of(open_adapter(source.path).base) if source.kind == "adapter" else found
 
 
 @torch.no_grad()

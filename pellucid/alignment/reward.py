@@ -107,7 +107,7 @@ def train_reward_model(
                 return outcome, None
             tell(f"scoring {data.validation.num_answers:,} held-out answers")
             report, scored = examine(model, tokenizer, data.validation, recipe.report.shown, recipe.report.bins)
-            report = replace(report, changes=tuple(changes(_untrained(recipe), model)))
+            report = replace(report, changes=tuple(changes(_untrained(recipe), model.cpu())))
             write_report(report, scored, run.path, recipe.base)
             return outcome, report
         finally:
@@ -118,12 +118,13 @@ def train_reward_model(
 @dataclass(frozen=True, slots=True)
 class RewardData:
     """What a run reads. tokenizer: it has a chat template. counts: of records and pairs, by what became of them.
-    content: a digest of the pairs."""
+    held_counts: the same of the validation data. content: a digest of the pairs."""
 
     train: Rankings
     validation: Rankings | None
     tokenizer: Tokenizer
     counts: Counter[str]
+    held_counts: Counter[str]
     content: str
 
 
@@ -157,10 +158,12 @@ def read_data(recipe: RewardRecipe, *, progress: Progress | None = None, say: Sa
             f"the preferences make {len(rankings)} rows of {rankings.context} tokens, which do not fill a batch of "
             f"{recipe.train.batch}: give more of them, or a smaller train.batch or data.context"
         )
-    validation = None
+    validation, held_counts = None, Counter[str]()
     if held is not None:
-        validation = Rankings(Pairs(held, wanted.context, recipe.seed, too_long=wanted.too_long), recipe.seed)
-    return RewardData(rankings, validation, tokenizer, counts + pairs.counts, train.content)
+        measured = Pairs(held, wanted.context, recipe.seed, too_long=wanted.too_long)
+        validation = Rankings(measured, recipe.seed)
+        held_counts = measured.counts + (Counter(held.index.counts) if wanted.validation else Counter())
+    return RewardData(rankings, validation, tokenizer, counts + pairs.counts, held_counts, train.content)
 
 
 def _prepare(recipe: RewardRecipe, ranks: Ranks, say: Say, progress: Progress | None) -> RewardData:
@@ -213,6 +216,9 @@ def described(recipe: RewardRecipe, data: RewardData, model: Classifier) -> Iter
     for reason, count in sorted(data.counts.items()):
         if count:
             yield f"data {count:,} {reason}"
+    for reason, count in sorted(data.held_counts.items()):
+        if count:
+            yield f"data {count:,} {reason}, of those held out"
     if recipe.data.noise:
         yield f"data {int(train.pairs.turned.sum()):,} pairs turned round on purpose (data.noise)"
 

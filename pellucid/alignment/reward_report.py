@@ -145,7 +145,8 @@ def score(model: Classifier, data: Rankings) -> Scored:
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(data), TOGETHER):
         examples = data.read(range(start, min(start + TOGETHER, len(data)))).to(model.device)
-        scores = model.scores(examples.tokens, examples.batch)[examples.ends[:, 0], examples.ends[:, 1]]
+        with torch.compiler.set_stance("force_eager"):  # shapes that training has not
+            scores = model.scores(examples.tokens, examples.batch)[examples.ends[:, 0], examples.ends[:, 1]]
         pairs += [(len(rewards) + i, len(rewards) + j) for i, j in examples.pairs.tolist()]
         rewards += scores.float().tolist()
         lengths += examples.lengths.tolist()
@@ -202,7 +203,8 @@ def _shown(model: Classifier, tokenizer: Tokenizer, data: Rankings, ranking: Ran
     found = []
     for number, ids in enumerate(answers):
         whole = torch.from_numpy(np.concatenate([prompt, ids]))[None].to(model.device)
-        reward = model.scores(whole)[0, -1].item()
+        with torch.compiler.set_stance("force_eager"):
+            reward = model.scores(whole)[0, -1].item()
         preferred = sum(better == number for better, _ in ranking.pairs)
         compared = sum(number in pair for pair in ranking.pairs)
         found.append(ShownAnswer(tokenizer.decode(ids.tolist(), skip_special=True), reward, preferred, compared))

@@ -43,6 +43,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pellucid.alignment.before_after import said_of
+
     for answer in comparison.answers:
         console.print(Text(answer.question.strip(), "dim"), soft_wrap=True)
         expected = [("in the data", answer.expected, "cyan")] if answer.expected is not None else []
@@ -66,4 +68,4 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
             f"loss on the validation data: {comparison.losses.before:.3f} before, {comparison.losses.after:.3f} after"
         )
     for one in comparison.measures:
-        console.print(f"{one.name}: {one.before:.3f} before, {one.after:.3f} after")
+        console.print(said_of(one))

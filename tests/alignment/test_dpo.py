@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 
 import pellucid
 from pellucid.alignment import dpo_run
-from pellucid.alignment.dpo import MEASURES, compare_answers, preference_loss
+from pellucid.alignment.dpo import MEASURES, compare_answers, measures_of, preference_loss
 from pellucid.alignment.dpo_recipe import DPORecipe
 from pellucid.alignment.dpo_run import learn_preferences, read_data
 from pellucid.alignment.policy import open_policy
 from pellucid.alignment.preference_losses import LOSSES, Settings
-from pellucid.alignment.reference import answer_log_probs, reference_log_probs
+from pellucid.alignment.reference import answer_log_probs, files_of, reference_log_probs
 from pellucid.checkpoints.save import About, save
 from pellucid.cli.app import run as command
 from pellucid.data.mismatched import mismatched, partner
@@ -75,8 +75,8 @@ def test_the_report_has_answers_the_change_and_the_distance(learnt: Path) -> Non
     assert len(report["answers"]) == 3 and report["changes"][-1]["relative"] > 0
     measures = {one["name"].split(",")[0]: (one["before"], one["after"]) for one in report["measures"]}
     assert measures["loss"][0] == pytest.approx(LN2, abs=1e-5) and measures["rewards/accuracies"][1] == 1
-    assert measures["KL from the base"][1] != 0
-    assert "rewards/accuracies, held-out pairs" in (learnt / "run/report.md").read_text()
+    assert measures["rewards/accuracies"][0] is None and measures["KL from the base"][1] != 0
+    assert "rewards/accuracies, held-out pairs: 1.000 after." in (learnt / "run/report.md").read_text()
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(learnt: Path, tmp_path: Path) -> None:
@@ -120,7 +120,9 @@ def test_the_gradient_is_the_same_however_the_batch_is_cut(learnt: Path, loss: s
     found = []
     for rows in (8, 3, 1):
         model.zero_grad()
-        gradient = take_gradient(model, pairs.read(range(8)), objective, micro_batch=rows, measures=MEASURES)
+        gradient = take_gradient(
+            model, pairs.read(range(8)), objective, micro_batch=rows, measures=measures_of(read.dpo.loss)
+        )
         found.append([gradient.loss, gradient.norm, *gradient.measures.values()])
         assert gradient.learnt == len(pairs.read(range(8)).numbers)
     # Means of some 20 pairs in float32, added up in another order
@@ -274,3 +276,20 @@ def test_the_runs_own_log_probabilities_are_those_of_transformers(learnt: Path) 
                 log_p = theirs(tokens).logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
                 # Up to 8 log-probabilities from logits that are right within some 1e-5
                 torch.testing.assert_close(ours[place], log_p[torch.tensor(said[1:])].sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_base_that_changed_is_another_reference(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    before = files_of(str(tmp_path))
+    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+    assert len(before) == 2 and files_of(str(tmp_path)) != before
+
+
+def test_a_loss_with_a_reference_needs_one(learnt: Path) -> None:
+    read = recipe(learnt)
+    examples = read_data(read).pairs.read(range(1))
+    model, _ = open_policy(read.base)
+    assert "kl" not in preference_loss(model, examples, loss="simpo", settings=Settings()).sums
+    with pytest.raises(ValueError, match="needs what the reference says"):
+        preference_loss(model, examples, loss="sigmoid", settings=Settings())
