@@ -155,6 +155,7 @@ def log_probs_of(model: Decoder, rows: DrawnRows, drawable: int, temperature: fl
     return head_of(model, drawable, temperature).log_probs(hidden, rows.targets[learnt], kept)
 
 
+@torch.no_grad()
 def find_nuclei(model: Decoder, laid: Laid, drawable: int, temperature: float, together: int) -> Laid:
     """The rows with the nucleus of each drawn token, by the model's weights, which are those that it was drawn with.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,25 +21,27 @@ from torch import Tensor
 
 from pellucid.alignment.advantages import group_advantages
 from pellucid.alignment.before_after import Comparison
-from pellucid.alignment.drawn_rows import DrawnRows, Laid, find_nuclei, lay, log_probs_of
+from pellucid.alignment.drawn_rows import DrawnRows, Laid
 from pellucid.alignment.grpo_recipe import GRPORecipe, GRPOSection
 from pellucid.alignment.playing import Game, Played
 from pellucid.alignment.policy import Reference
 from pellucid.alignment.policy_gradient import clipped_loss, kl_estimate
 from pellucid.alignment.rollout_run import Learner, learn
 from pellucid.alignment.updates import (
+    LOOK,
+    Minibatches,
     averaged,
     full_rows,
     known_before,
     largest_ratio_error,
-    minibatches,
-    mixed,
+    lay_drawn,
     summed,
 )
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from pellucid.training.loop import Outcome, Trainer
 from pellucid.training.method import Moved
+from pellucid.training.ranks import Ranks
 from pellucid.training.setting import Setting
 from pellucid.training.step import Gradient, Measured
 
@@ -60,16 +62,19 @@ class GRPO:
     def step(self, trainer: Trainer, number: int) -> Moved:
         grpo, batch = self.recipe.grpo, self.recipe.train.batch
         played = self.game.play(number)
-        rows, beside = self._rows(trainer, played)
+        groups = self._groups(played)
+        rows = self._rows(trainer, played, groups)
         gradients: list[Gradient] = []
         objective = partial(self._objective, scored=self._several)
+        prompts = range((number - 1) * batch, number * batch)
         for update in range(grpo.updates):
-            for part, _ in minibatches(rows, grpo.minibatches, self.recipe.seed, number, update):
-                prompts = range((number - 1) * batch, number * batch)
-                gradients.append(trainer.descend(number, part, objective, prompts, measures=MEASURES))
-        measures = played.measures | beside | averaged(gradients) | {"rollout/largest_ratio_error": self.largest}
+            for part in self._parts(rows, self.recipe.seed, number, update):
+                gradients.append(trainer.descend(number, part, objective, prompts, measures=MEASURES, look=LOOK))
+        measures = played.measures | averaged(gradients)
+        measures["groups_all_equal"] = all_equal(groups.to(trainer.setting.device), trainer.ranks)
+        measures["rollout/largest_ratio_error"] = trainer.ranks.largest(self.largest)
         measures["objective/kl"] *= measures["answer_tokens"]  # nats an answer
-        if number % self.recipe.train.evaluate_every == 0:
+        if number % self.recipe.train.evaluate_every == 0 or number == trainer.steps:
             measures |= self.game.validate()
         real, norm = sum(one.real for one in gradients), sum(one.norm for one in gradients) / len(gradients)
         first = gradients[0]
@@ -90,22 +95,27 @@ class GRPO:
         """Whether there is an update at other weights than those that drew."""
         return self.recipe.grpo.updates * self.recipe.grpo.minibatches > 1
 
-    def _rows(self, trainer: Trainer, played: Played) -> tuple[DrawnRows | None, dict[str, float]]:
+    @cached_property
+    def _parts(self) -> Minibatches:
+        return Minibatches(self.recipe.grpo.minibatches, self.game.ranks, self.game.say)
+
+    def _groups(self, played: Played) -> Tensor:
+        """What the answers to each of this process's prompts earned, (prompts, answers)."""
+        grpo, drawn = self.recipe.grpo, self.recipe.rollouts
+        rewards = played.rewards
+        if grpo.overlong == "punish":
+            lengths = torch.tensor([len(one.tokens) for one in played.rollouts])
+            rewards = rewards + overlong_punishment(lengths, drawn.max_tokens, grpo.overlong_buffer)
+        return rewards.view(-1, drawn.answers)
+
+    def _rows(self, trainer: Trainer, played: Played, groups: Tensor) -> DrawnRows | None:
         """What the updates learn from; None where this process has no answers."""
         grpo, drawn = self.recipe.grpo, self.recipe.rollouts
         self.largest = 0.0
         if not played.rollouts:
-            return None, {}
-        laid = lay(played.rollouts, self.recipe.data.context, trainer.setting.device)
-        together = self.recipe.train.micro_batch or len(laid.rows.tokens)
-        with mixed(trainer):
-            laid = find_nuclei(trainer.model, laid, self.game.drawable, drawn.temperature, together)
-        lengths = torch.tensor([len(one.tokens) for one in played.rollouts])
+            return None
+        laid = lay_drawn(trainer, self.game, played.rollouts)
         ended = torch.tensor([one.ended for one in played.rollouts])
-        rewards = played.rewards
-        if grpo.overlong == "punish":
-            rewards = rewards + overlong_punishment(lengths, drawn.max_tokens, grpo.overlong_buffer)
-        groups = rewards.view(-1, drawn.answers)
         advantages = group_advantages(groups, scaled=grpo.normalise != "dr_grpo").flatten()
         counted = ended if grpo.overlong == "mask" else torch.ones_like(ended)
         rows = weighed(laid, advantages, counted, grpo, drawn.max_tokens)
@@ -116,15 +126,15 @@ class GRPO:
         if self.reference is not None:
             with self.reference() as model:
                 rows = replace(rows, reference=known_before(trainer, model, rows, self._log_probs))
-        return rows, {"groups_all_equal": float((groups.std(-1) == 0).float().mean())}
+        return rows
 
     def _log_probs(self, model: Decoder, rows: DrawnRows) -> Tensor:
-        return log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)[0]
+        return self.game.log_probs(model, rows)[0]
 
     def _objective(self, model: Decoder, rows: DrawnRows, *, scored: bool) -> Measured:
         """scored: `rows.old` is by training's own forward; if not, this is the one update, at the weights that drew."""
         grpo, learnt = self.recipe.grpo, rows.learnt
-        log_probs, entropies = log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)
+        log_probs, entropies = self.game.log_probs(model, rows)
         old, weights = rows.old[learnt], rows.weights[learnt]
         if not scored:
             self.largest = max(self.largest, largest_ratio_error(log_probs, old))
@@ -138,6 +148,13 @@ class GRPO:
             losses = losses + grpo.beta * kl
         named = (ratio, (log_probs - old) ** 2 / 2, clipped, entropies, kl)
         return summed((weights * losses).sum(), dict(zip(MEASURES[1:], named, strict=True)))
+
+
+def all_equal(groups: Tensor, ranks: Ranks) -> float:
+    """Which part of the groups (prompts, answers) of all processes earned the same with each answer."""
+    same = (groups == groups[:, :1]).all(-1)
+    equal, count = ranks.sum(torch.stack([same.sum(), same.new_tensor(len(same), dtype=torch.int64)])).tolist()
+    return float(equal / count)
 
 
 # weights and units: the loss is  sum of w_t L_t / number of units

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.alignment.drawn_rows import DrawnRows, log_probs_of
 from pellucid.alignment.prompts import Prompt, Prompts
 from pellucid.alignment.reward_model import RewardModel
 from pellucid.alignment.rewards import Reward, total_rewards
@@ -20,6 +21,7 @@ from pellucid.alignment.rollouts import Rollout, Rollouts
 from pellucid.checkpoints.atomic import refused
 from pellucid.data.order import random_number
 from pellucid.inference.params import SamplingParams
+from pellucid.models.decoder import Decoder
 from pellucid.training.loop import SAMPLES
 from pellucid.training.metrics import KEPT
 from pellucid.training.ranks import Ranks
@@ -38,7 +40,9 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """Prompts, answers and rewards. run: the folder in which a prompt's answers of each step are kept, or None."""
+    """Prompts, answers and rewards. run: the folder in which a prompt's answers of each step are kept, or None.
+
+    say: is told a line, in the first process."""
 
     recipe: RolloutsRecipe
     prompts: Prompts
@@ -48,11 +52,16 @@ class Game:
     rollouts: Rollouts
     ranks: Ranks
     run: Path | None
+    say: Callable[[str], None] = lambda _: None
 
     @property
     def drawable(self) -> int:
         """How many tokens of the vocabulary can be drawn."""
         return self.rollouts.drawable
+
+    def log_probs(self, model: Decoder, rows: DrawnRows) -> tuple[Tensor, Tensor]:
+        """ln p of each drawn token, in the distribution that it was drawn from, and the entropy there: (N,) each."""
+        return log_probs_of(model, rows, self.drawable, self.recipe.rollouts.temperature)
 
     def play(self, number: int) -> Played:
         """The answers of step `number`, by the policy as it is now."""
@@ -121,7 +130,8 @@ class Game:
             sum(one.ended for one in rollouts),
             *(part for name in names for part in (len(sums.get(name, ())), sum(sums.get(name, ())))),
         ]  # fmt: skip
-        count, total, squares, tokens, ended, *each = self.ranks.sum(torch.tensor(parts, dtype=torch.float64)).tolist()
+        own_sums = torch.tensor(parts, dtype=torch.float64, device=self.rollouts.policy.device)
+        count, total, squares, tokens, ended, *each = self.ranks.sum(own_sums).tolist()
         mean = total / count
         own = {f"rewards/{name}": each[2 * i + 1] / max(1, each[2 * i]) for i, name in enumerate(names)}
         return {

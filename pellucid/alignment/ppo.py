@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,19 +20,20 @@ from torch import Tensor, nn
 
 from pellucid.alignment.advantages import generalised_advantages, whiten
 from pellucid.alignment.before_after import Comparison
-from pellucid.alignment.drawn_rows import DrawnRows, Laid, find_nuclei, lay, log_probs_of
+from pellucid.alignment.drawn_rows import DrawnRows, Laid
 from pellucid.alignment.playing import Game, Played
 from pellucid.alignment.policy import Reference, saved_adapter
 from pellucid.alignment.policy_gradient import clipped_loss
 from pellucid.alignment.ppo_recipe import PPORecipe
 from pellucid.alignment.rollout_run import Learner, learn
 from pellucid.alignment.updates import (
+    LOOK,
+    Minibatches,
     averaged,
     full_rows,
     known_before,
     largest_ratio_error,
-    minibatches,
-    mixed,
+    lay_drawn,
     summed,
 )
 from pellucid.alignment.value import PolicyAndValue, open_value
@@ -72,17 +74,18 @@ class PPO:
         gradients: list[Gradient] = []
         prompts = range((number - 1) * batch, number * batch)
         for epoch in range(ppo.epochs):
-            for part, _ in minibatches(rows, ppo.minibatches, self.recipe.seed, number, epoch):
-                gradients.append(trainer.descend(number, part, self._objective, prompts, measures=MEASURES))
+            for part in self._parts(rows, self.recipe.seed, number, epoch):
+                gradients.append(trainer.descend(number, part, self._objective, prompts, measures=MEASURES, look=LOOK))
                 if moved_too_far(gradients[-1], ppo.stop_kl):
                     break
             if moved_too_far(gradients[-1], ppo.stop_kl):
                 break
         measures = played.measures | beside | averaged(gradients)
-        measures |= {"rollout/largest_ratio_error": self.largest, "updates": len(gradients)}
+        measures["rollout/largest_ratio_error"] = trainer.ranks.largest(self.largest)
+        measures["updates"] = len(gradients)
         if ppo.kl_target is not None:
             self.beta = adapted(self.beta, measures["objective/kl"], ppo.kl_target, ppo.kl_horizon)
-        if number % self.recipe.train.evaluate_every == 0:
+        if number % self.recipe.train.evaluate_every == 0 or number == trainer.steps:
             measures |= self.game.validate()
         real, norm = sum(one.real for one in gradients), sum(one.norm for one in gradients) / len(gradients)
         first = gradients[0]
@@ -97,6 +100,10 @@ class PPO:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.beta = state["beta"]
+
+    @cached_property
+    def _parts(self) -> Minibatches:
+        return Minibatches(self.recipe.ppo.minibatches, self.game.ranks, self.game.say)
 
     def _rows(self, trainer: Trainer, played: Played) -> tuple[DrawnRows | None, dict[str, float]]:
         """What the updates learn from, None where this process has no answers; what is known of it in all processes."""
@@ -129,10 +136,7 @@ class PPO:
 
     def _scored(self, trainer: Trainer, played: Played) -> Laid:
         """The answers in rows, with what policy, reference and value model say of them before the updates."""
-        laid = lay(played.rollouts, self.recipe.data.context, trainer.setting.device)
-        together = self.recipe.train.micro_batch or len(laid.rows.tokens)
-        with mixed(trainer):
-            laid = find_nuclei(trainer.model, laid, self.game.drawable, self.recipe.rollouts.temperature, together)
+        laid = lay_drawn(trainer, self.game, played.rollouts)
         old = known_before(trainer, trainer.model, laid.rows, self._log_probs)
         self.largest = largest_ratio_error(old, laid.rows.old)
         with self.reference() as model:
@@ -141,11 +145,11 @@ class PPO:
         return replace(laid, rows=replace(laid.rows, old=old, reference=reference, values=values))
 
     def _log_probs(self, model: Decoder, rows: DrawnRows) -> Tensor:
-        return log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)[0]
+        return self.game.log_probs(model, rows)[0]
 
     def _objective(self, model: Decoder, rows: DrawnRows) -> Measured:
         ppo, learnt = self.recipe.ppo, rows.learnt
-        log_probs, entropies = log_probs_of(model, rows, self.game.drawable, self.recipe.rollouts.temperature)
+        log_probs, entropies = self.game.log_probs(model, rows)
         old = rows.old[learnt]
         losses, ratio, clipped = clipped_loss(log_probs, old, rows.advantages[learnt], ppo.clip, ppo.clip)
         value_losses, value_clipped = value_loss(
@@ -187,8 +191,8 @@ def values_of(value: Decoder, rows: DrawnRows) -> Tensor:
     return value.scores(rows.tokens, rows.batch)[rows.learnt].float()
 
 
-# L = 1/2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2)  (as in the code of Schulman et al. 2017 and Ouyang et
-# al. 2022: the papers give the square alone)
+# L = 1/2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2)  (as in the code beside Schulman et al. 2017, whose
+# paper gives the square alone)
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """The loss of each value, and whether the clipped side was the larger one; all of one shape."""
     near = old + (values - old).clamp(-clip, clip)

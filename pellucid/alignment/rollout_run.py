@@ -95,6 +95,8 @@ def _train(
     checkpoint = agreed_checkpoint(recipe.run, ranks)
     setting = choose_setting(recipe, model.config, steps, ranks, checkpoint.state["setting"] if checkpoint else None)
     model = model.to(setting.device)
+    if data.reward_model is not None:
+        data.reward_model.model.to(setting.device)
     rollouts = Rollouts(model, tokenizer, recipe.data.context, together=recipe.rollouts.together, dtype=setting.dtype)
     for line in (*described(recipe, data, model), *setting.reasons, f"rollouts {rollouts.engine.runner.how}"):
         say(line)
@@ -104,7 +106,7 @@ def _train(
         say(f"going on after step {checkpoint.step:,}")
     game = Game(
         recipe, data.prompts, data.validation, data.rewards, data.reward_model, rollouts, ranks,
-        run.path if run is not None else None,
+        run.path if run is not None else None, say,
     )  # fmt: skip
     learner = make(model, tokenizer, game, setting)
     trainer = Trainer(

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.alignment.drawn_rows import DrawnRows, lay
+from pellucid.alignment.drawn_rows import DrawnRows, Laid, find_nuclei, lay
 from pellucid.alignment.playing import Game
 from pellucid.alignment.rollout_recipe import RolloutsRecipe
 from pellucid.alignment.rollouts import Rollout
 from pellucid.data.order import permutation
 from pellucid.models.decoder import Decoder
 from pellucid.training.loop import Trainer
+from pellucid.training.ranks import Ranks
 from pellucid.training.step import Gradient, Measured
 
 Each = Callable[[Decoder, DrawnRows], Tensor]  # what a model says of each token of some rows that was drawn, (N,)
+
+
+LOOK = "look at the answers in samples.jsonl of the run folder"  # where the rows are no rows of a file
 
 
 def mixed(trainer: Trainer) -> AbstractContextManager[object]:
@@ -44,17 +48,41 @@ def largest_ratio_error(log_probs: Tensor, drawn: Tensor) -> float:
     return float((log_probs - drawn).expm1().abs().max())
 
 
-def minibatches(
-    rows: DrawnRows | None, parts: int, *key: int | str
-) -> Iterator[tuple[DrawnRows | None, Sequence[int]]]:
-    """Some of the rows at a time, `parts` times, in an order drawn from `key`; None where there are fewer rows."""
-    if rows is None or parts == 1:
-        yield from [(rows, ())] * parts
-        return
-    B = len(rows.tokens)
-    order = permutation(B, "minibatches", *key)(np.arange(B))
-    for part in np.array_split(order, parts):
-        yield (rows.take(part.tolist()) if len(part) else None), part.tolist()
+def lay_drawn(trainer: Trainer, game: Game, rollouts: Sequence[Rollout]) -> Laid:
+    """Rollouts in rows, with the nuclei that they were drawn from."""
+    recipe = game.recipe
+    laid = lay(rollouts, recipe.data.context, trainer.setting.device)
+    together = recipe.train.micro_batch or len(laid.rows.tokens)
+    with mixed(trainer):
+        return find_nuclei(trainer.model, laid, game.drawable, recipe.rollouts.temperature, together)
+
+
+@dataclass
+class Minibatches:
+    """A step's rows in `asked` parts, or fewer, where no process has so many rows: that is said once."""
+
+    asked: int
+    ranks: Ranks
+    say: Callable[[str], None]
+    told: bool = False
+
+    def __call__(self, rows: DrawnRows | None, *key: int | str) -> list[DrawnRows | None]:
+        """The parts, in an order drawn from `key`; None for one in which only other processes have rows."""
+        if self.asked == 1:
+            return [rows]
+        B = 0 if rows is None else len(rows.tokens)
+        parts = min(self.asked, max(1, int(self.ranks.largest(B))))
+        if parts < self.asked and not self.told:
+            self.told = True
+            self.say(
+                f"{parts} updates and not {self.asked} at a time: the answers of a step fill no more packed rows; for "
+                "more of them lower data.context, or raise train.batch or rollouts.answers"
+            )
+        order = permutation(B, "minibatches", *key)(np.arange(B)) if B else np.arange(0)
+        return [
+            rows.take(part.tolist()) if rows is not None and len(part) else None
+            for part in np.array_split(order, parts)
+        ]
 
 
 def summed(total: Tensor, each: Mapping[str, Tensor]) -> Measured:
@@ -70,7 +98,7 @@ def averaged(gradients: Sequence[Gradient]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in gradients[0].measures:
         if name != "tokens":
-            means = [one.measures[name] / max(one.measures["tokens"], 1e-9) for one in gradients]
+            means = [one.measures[name] / one.measures["tokens"] for one in gradients if one.measures["tokens"]]
             found[name] = float(np.mean(means))
     return found
 

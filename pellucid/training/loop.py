@@ -40,7 +40,7 @@ from pellucid.training.setting import Setting, checkpoint_blocks, compile_blocks
 from pellucid.training.signals import Signals
 from pellucid.training.state import Checkpoint
 from pellucid.training.step import Gradient, Objective, clip, take_gradient
-from pellucid.training.watch import Watch, blame, check_weights
+from pellucid.training.watch import NOWHERE, Watch, blame, check_weights
 
 SAMPLES = "samples.jsonl"
 
@@ -113,7 +113,8 @@ class Trainer:
         resumed = self._restore()
         self.model.train()
         if self.recipe.train.activation_checkpointing:
-            checkpoint_blocks(self.model)
+            for decoder in self._trained():
+                checkpoint_blocks(decoder)
         compile_blocks(self.model, self.setting)
         began = time.perf_counter()
         with Signals() as signals, self._metrics(resumed) as metrics, self._progress() as progress:
@@ -149,13 +150,15 @@ class Trainer:
         *,
         measures: Sequence[str] = (),
         micro_batch: int | None = None,
+        look: str | None = None,
     ) -> Gradient:
         """Moves the weights once, down the gradient at `examples`, this process's share of rows `batch` of the data.
 
+        look: as `Watch.check` has it.
         Raises `PellucidError`, having moved nothing, where the loss or the gradient is not finite or the loss explodes.
         """
         gradient = self.gradient(examples, objective, measures=measures, micro_batch=micro_batch)
-        self.watch.check(step, gradient.loss, gradient.norm, batch, lambda: self._blame(examples))
+        self.watch.check(step, gradient.loss, gradient.norm, batch, lambda: self._blame(examples), look)
         clip(self.trained or self.model, gradient.norm, self.recipe.optim.clip)
         self.optimizers.step(scale(self.recipe.optim, step - 1, self.steps))
         self.optimizers.zero_grad()
@@ -254,7 +257,14 @@ class Trainer:
             raise refused(path, error, KEPT) from error
 
     def _blame(self, examples: BatchOfRows | None) -> str:
-        return "in another process" if examples is None else blame(self.model, examples, self.setting.autocast)
+        if examples is None:
+            return "in another process"
+        places = [blame(decoder, examples, self.setting.autocast) for decoder in self._trained()]
+        return next((place for place in places if place != NOWHERE), NOWHERE)
+
+    def _trained(self) -> list[Decoder]:
+        """The model, and another that is trained beside it."""
+        return [part for part in (self.trained or self.model).modules() if isinstance(part, Decoder)]
 
     def _about(self) -> About:
         return About(base=self.base, steps=self.done, tokens_seen=self.tokens, last_loss=self.loss)
@@ -262,7 +272,7 @@ class Trainer:
     def _save(self, progress: Progress) -> None:
         if self.run is None:
             return
-        check_weights(self.model, self.done)
+        check_weights(self.trained or self.model, self.done)
         state = {
             "data": self.data,
             "tokens": self.tokens,

@@ -48,11 +48,17 @@ class Ranks:
         """The largest of what the processes have, which each of them gets; None: none of them has any."""
         if self.world == 1:
             return value
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        largest = torch.tensor(-1 if value is None else value, device=device)
+        largest = self.largest(-1 if value is None else value)
+        return None if largest < 0 else int(largest)
+
+    def largest(self, value: float) -> float:
+        """The largest of the processes' values, which each of them gets."""
+        if self.world == 1:
+            return value
+        largest = torch.tensor(value, dtype=torch.float64, device="cuda" if torch.cuda.is_available() else "cpu")
         with said():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return None if largest < 0 else int(largest)
+        return float(largest)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up every parameter's gradient over all processes, in one message; none counts as zero."""

@@ -15,6 +15,7 @@ from pellucid.errors import PellucidError
 from pellucid.models.decoder import Decoder
 
 SMOOTHING = 0.95  # of the running mean
+NOWHERE = "seen nowhere else"
 FIRST = 20  # steps before a loss can be said to explode
 
 
@@ -26,23 +27,25 @@ class Watch:
     mean: float = 0.0
     seen: int = 0
 
-    def check(self, step: int, loss: float, norm: float, rows: range, blame: Callable[[], str]) -> None:
+    def check(
+        self, step: int, loss: float, norm: float, rows: range, blame: Callable[[], str], look: str | None = None
+    ) -> None:
         """Raises `PellucidError` that names the step, the rows of the batch and where it went wrong, if it did.
 
-        Nothing has been learnt from the batch by then.
+        look: where to look then; None: at the rows of the data. Nothing has been learnt from the batch by then.
         """
+        look = look or f"look at those rows (pellucid data show RECIPE --first {rows.start})"
         batch = f"step {step}, whose batch is rows {rows.start} to {rows.stop - 1} of the data"
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise PellucidError(
-                f"the {what} is not finite at {batch} ({blame()}): nothing of it was learnt or saved; look at those "
-                f"rows (pellucid data show RECIPE --first {rows.start}), or begin another run with a smaller optim.lr"
+                f"the {what} is not finite at {batch} ({blame()}): nothing of it was learnt or saved; {look}, or "
+                "begin another run with a smaller optim.lr"
             )
         if self.seen >= FIRST and loss > self.mean + self.allowed:
             raise PellucidError(
-                f"the loss jumped from {self.mean:.2f} to {loss:.2f} at {batch}: look at those rows (pellucid data "
-                f"show RECIPE --first {rows.start}), begin another run with a smaller optim.lr, or allow more by "
-                "train.explode and go on"
+                f"the loss jumped from {self.mean:.2f} to {loss:.2f} at {batch}: {look}, begin another run "
+                "with a smaller optim.lr, or allow more by train.explode and go on"
             )
         self.seen += 1
         # m_t = b m_{t-1} + (1 - b) x_t, with the bias of its start taken off (Adam, Kingma & Ba 2015, algorithm 1)
@@ -50,7 +53,7 @@ class Watch:
         self.mean += weight * (loss - self.mean)
 
 
-def check_weights(model: Decoder, step: int) -> None:
+def check_weights(model: nn.Module, step: int) -> None:
     """Raises `PellucidError` that names a parameter which the step has spoilt: such a model is not to be saved."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -74,7 +77,7 @@ def blame(model: Decoder, examples: BatchOfRows, autocast: torch.dtype | None) -
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"first seen in the gradient of {name}"
-    return "seen nowhere else"
+    return NOWHERE
 
 
 @contextmanager
