@@ -11,7 +11,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,7 @@ def serve(
 
     The server runs in a process of its own, on a free port; no two prompts begin alike, so that nothing is found in
     the prefix cache; answers are drawn at temperature 1. With --draft or --guesses among its options a second server
-    without them is measured too, which is what the speed-up is against.
+    without them stands beside it, and the two are measured in turn: that is what the speed-up is against.
 
     Example: pellucid bench serve smollm2 --concurrency 1,8,32
     """
@@ -74,19 +75,15 @@ def serve(
     from pellucid.serving.bench import Bench
 
     if url is not None:
-        results = measure(Bench(url, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
+        [results] = measure([Bench(url, key=key)], levels, requests, prompt_tokens, answer_tokens, rate)
     else:
-
-        def own(options: list[str]) -> list[dict[str, Any]]:
-            with started_server(model, options) as address:
-                return measure(Bench(address, key=key), levels, requests, prompt_tokens, answer_tokens, rate)
-
-        results = own(options or [])
-        plain = without(options or [], "--draft", "--guesses")
-        if plain != (options or []):
-            running.note("the same without guesses:")
-            for one, other in zip(results, own(plain), strict=True):
-                one["plain_tokens_per_second"] = other["answer_tokens_per_second"]
+        options = options or []
+        servers = [options, without(options, "--draft", "--guesses")] if guessing(options) else [options]
+        with ExitStack() as started:
+            benches = [Bench(started.enter_context(started_server(model, one)), key=key) for one in servers]
+            results, *plain = measure(benches, levels, requests, prompt_tokens, answer_tokens, rate)
+        for one, other in zip(results, *plain, strict=True) if plain else ():
+            one["plain_tokens_per_second"] = other["answer_tokens_per_second"]
     if as_json:
         print(json.dumps({"bench": "serve", "model": model if url is None else url, "levels": results}))
     else:
@@ -104,6 +101,12 @@ def values_of(options: list[str], name: str) -> Iterator[tuple[range, str]]:
             yield range(place, place + 2), options[place + 1]
         elif word.startswith(f"{name}="):
             yield range(place, place + 1), word.partition("=")[2]
+
+
+def guessing(options: list[str]) -> bool:
+    """Whether a server with these options guesses ahead: the last --guesses counts."""
+    guesses = [value for _, value in values_of(options, "--guesses")]
+    return any(values_of(options, "--draft")) or (bool(guesses) and guesses[-1] != "0")
 
 
 def without(options: list[str], *names: str) -> list[str]:
@@ -186,26 +189,32 @@ def _pass_on(lines: Any) -> None:
 
 
 def measure(
-    bench: Bench, levels: list[int], requests: int | None, prompt_tokens: int, answer_tokens: int, rate: float | None
-) -> list[dict[str, Any]]:
-    """A summary for each number of clients, with a bar on stderr meanwhile."""
+    benches: list[Bench],
+    levels: list[int],
+    requests: int | None,
+    prompt_tokens: int,
+    answer_tokens: int,
+    rate: float | None,
+) -> list[list[dict[str, Any]]]:
+    """Of each server a summary for each number of clients, with a bar on stderr meanwhile. A level of all servers comes
+    before the next one, so that they meet the same machine."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if not bench.exact:
+    if not all(bench.exact for bench in benches):
         running.note("this server does not take ignore_eos: answers end where the model ends them")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    results = []
+    results: list[list[dict[str, Any]]] = [[] for _ in benches]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        for level in levels:
+        for level, (own, bench) in product(levels, zip(results, benches, strict=True)):
             count = requests or max(8, 3 * level)
             task = progress.add_task(f"{level} at once", total=count)
             before = engine_numbers(bench)
             found = bench.level(
                 level, requests=count, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, rate=rate,
-                done=lambda task=task: progress.advance(task),  # type: ignore[misc]
+                done=lambda task=task: progress.advance(task),
             )  # fmt: skip
-            results.append(found.summary() | server_side(before, engine_numbers(bench)))
+            own.append(found.summary() | server_side(before, engine_numbers(bench)))
             for error in dict.fromkeys(one.error for one in found.replies if one.error):
                 running.note(f"{level} at once: {error}")
     return results

@@ -9,7 +9,7 @@ import pytest
 
 from pellucid.checkpoints.save import save
 from pellucid.cli import app as frame
-from pellucid.cli.bench import show, values_of, without
+from pellucid.cli.bench import guessing, show, values_of, without
 from pellucid.serving.bench import Level, Reply
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.serving.live import serving
@@ -44,6 +44,7 @@ def test_a_server_is_started_measured_and_ended(
     assert found[0]["guesses_taken"] > 0.5  # by the model itself
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "guesses:" in said.err and "cache:" in said.err  # the server's own account, once it has been told to stop
+    assert said.err.rindex("serving ") < said.err.index("guesses:")  # and then the other one was up too
 
 
 def test_the_key_of_the_server_is_its_clients_too(
@@ -66,6 +67,7 @@ def test_options_of_the_server_are_read_either_way() -> None:
     options = ["--draft", "a", "--dtype", "x", "--guesses=3", "--draft=b", "--api-key", "--draft"]
     assert [value for _, value in values_of(options, "--draft")] == ["a", "b"]
     assert without(options, "--draft", "--guesses") == ["--dtype", "x", "--api-key", "--draft"]
+    assert guessing(options) and guessing(["--guesses", "2"]) and not guessing(["--guesses", "2", "--guesses=0"])
 
 
 def test_a_server_that_runs_is_measured_too(capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
