@@ -86,13 +86,16 @@ def open_engine(
     model; adapters: as for `LLM`; options: see `Engine`."""
     from pellucid.checkpoints.source import find_source
 
-    for other in [*([] if draft is None else [draft]), *(adapters or {}).values()]:
-        find_source(other)  # a wrong name is said before the model is loaded
+    if draft is not None:
+        find_source(draft)  # a wrong name is said before the model is loaded
+    if adapters:
+        from pellucid.inference.llm import adapter_folder, add_adapters
+
+        for one, folder in adapters.items():
+            adapter_folder(one, folder)  # and so is a wrong folder
     model, tokenizer = open_model(name, dtype, timeline, quantize)
     if adapters:
-        from pellucid.inference.llm import add_adapters
-
-        add_adapters(model, adapters)
+        add_adapters(model, tokenizer, adapters)
         note(f"adapters: {', '.join(adapters)}")
     guesser = None
     if draft is not None:

@@ -97,7 +97,8 @@ def serve(
     resolve(
         flags=sampling.values, preset_name=sampling.preset
     )  # what is asked wrongly is said before the model is loaded
-    adapters = named_folders(adapter or ())
+    served = name or Path(model).name or model
+    adapters = named_folders(adapter or (), served)
     timeline: Timeline = context.obj
     with listen(host, port) as listening:
         engine = open_engine(
@@ -115,7 +116,7 @@ def serve(
         from pellucid.serving.service import Settings
 
         settings = Settings(
-            name=name or Path(model).name or model,
+            name=served,
             keys=tuple(api_key or ()),
             hosts=tuple(allow_host or ()),
             origins=tuple(allow_origin or ()),
@@ -142,14 +143,17 @@ def serve(
         server(app, drain, at_end).run(sockets=[listening])
 
 
-def named_folders(given: Sequence[str]) -> dict[str, str]:
-    """NAME=FOLDER, of adapters -> folders by name. Raises `InputError` where one lacks, or a name comes twice."""
+def named_folders(given: Sequence[str], served: str) -> dict[str, str]:
+    """NAME=FOLDER, of adapters -> folders by name. Raises `InputError` where one lacks, or a name comes twice.
+
+    served: the name of the model itself.
+    """
     found: dict[str, str] = {}
     for one in given:
         name, _, folder = one.partition("=")
         if not name or not folder:
             raise InputError(f"--adapter {one!r}: give a name and a folder, as in --adapter poet=runs/poet/final")
-        if name in found:
+        if name in found or name == served:
             raise InputError(f"--adapter {one!r}: there is a {name!r} already: give it another name")
         found[name] = folder
     return found

@@ -2,7 +2,8 @@
 
 It has a cache of its own, in which only tokens that stand are relied on: what follows them there are guesses, and the
 next ones are written over them. So a refused guess costs nothing, and a sequence that is forked or pre-empted in the
-large model's cache goes on here, or is read again. It guesses for every adapter alike, by its own weights.
+large model's cache goes on here, or is read again. It guesses for every adapter alike, by its own weights and the
+adapter that is active in it, if any.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pellucid.inference.runner import Runner
 from pellucid.inference.sampling import NoToken, Sampler
 from pellucid.inference.sequence import Sequence
 from pellucid.inference.step import Chunk, Step
+from pellucid.models.adapters import active_adapter
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 
@@ -40,21 +42,29 @@ class _Follower:
 class DraftModel:
     """Guesses by a model. See `drafts.Drafter`.
 
-    vocab_size: how many tokens can be drawn. num_blocks, block_size, native: of its cache, see `Runner`.
+    vocab_size: how many tokens can be drawn. num_blocks, block_size, native, graphs: see `Runner`.
     max_tokens: so many are read at once.
     """
 
     def __init__(
-        self, model: Decoder, vocab_size: int, num_blocks: int, block_size: int, *, native: bool, max_tokens: int
+        self,
+        model: Decoder,
+        vocab_size: int,
+        num_blocks: int,
+        block_size: int,
+        *,
+        native: bool,
+        graphs: bool,
+        max_tokens: int,
     ):
         if model.config.vocab_size < vocab_size:
             raise InputError(
                 f"the draft model's vocabulary ends at {model.config.vocab_size - 1} and the model's at "
                 f"{vocab_size - 1}: choose a draft of the same family"
             )
-        self.runner = Runner(model, num_blocks, block_size, native=native)
+        self.runner = Runner(model, num_blocks, block_size, native=native, graphs=graphs)
         self.blocks = BlockPool(num_blocks, block_size)
-        self._known = model.config.vocab_size
+        self._known, self._adapter = model.config.vocab_size, active_adapter(model)
         self._max_tokens, self._max_length = max_tokens, min(model.config.max_positions, num_blocks * block_size)
         self._sampler = Sampler(vocab_size, model.device)
         self._followers: dict[Sequence, _Follower] = {}
@@ -106,7 +116,8 @@ class DraftModel:
 
     def _chunk(self, tokens: list[int], start: int, follower: _Follower, wanted: int) -> Chunk:
         # A prompt may have ids past the draft's vocabulary, which no tokenizer writes: there a guess may be anything.
-        return Chunk([token if token < self._known else 0 for token in tokens], start, follower.table, wanted)
+        known = [token if token < self._known else 0 for token in tokens]
+        return Chunk(known, start, follower.table, wanted, self._adapter)
 
     def _register(self, sequence: Sequence, follower: _Follower) -> None:
         """Full blocks can be found again."""

@@ -62,7 +62,7 @@ class Engine:
     int8_cache: keys and values are kept as bytes, in half of bfloat16's memory; log-probabilities move a little.
     drawn_logprobs: log-probabilities are those in the distribution that a token was drawn from, after temperature and
     filters, and not in the model's own, and events say `among` how many tokens: what learning from one's own answers
-    needs. There are no alternatives then.
+    needs. There are no alternatives then; those of a prompt's own tokens and of beams are the model's own all the same.
     """
 
     def __init__(
@@ -111,8 +111,9 @@ class Engine:
         self.speculation: Speculation | None = None
         if draft is not None:
             own = DraftModel(
-                draft[0], vocab_size, num_blocks, block_size, native=native, max_tokens=max_tokens_per_step
-            )
+                draft[0], vocab_size, num_blocks, block_size, native=native, graphs=graphs,
+                max_tokens=max_tokens_per_step,
+            )  # fmt: skip
             self.speculation = Speculation(own, guesses or MOST_GUESSES)
         elif guesses:
             self.speculation = Speculation(PromptLookups(), guesses)
@@ -341,11 +342,13 @@ class Engine:
                 continue
             self.tokens_drawn += len(turns)
             going_on = []
-            chances: list[Chance] = chances_of(own, found.tokens, answers)
-            among: list[int | None] = [None] * len(turns)
+            chances: list[Chance]
+            among: list[int | None]
             if self._drawn_logprobs:
                 chances = [(chance, ()) for chance in found.chances.log().tolist()]
                 among = list(found.among.tolist())
+            else:
+                chances, among = chances_of(own, found.tokens, answers), [None] * len(turns)
             for writer, token, chance, of in zip(turns, found.tokens.tolist(), chances, among, strict=True):
                 event = writer.event(writer.answer.take(token, *chance), of)
                 drawn[writer].append(event)

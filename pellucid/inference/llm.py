@@ -53,7 +53,7 @@ class LLM:
     ):
         use_best_threads()
         model, self.tokenizer = load_on(device, name, dtype, quantize)
-        add_adapters(model, adapters or {})
+        add_adapters(model, self.tokenizer, adapters or {})
         guesser = None if draft is None else load_on(device, draft, dtype, None)
         self.engine = Engine(model, self.tokenizer, draft=guesser, **options)
 
@@ -121,25 +121,56 @@ def load_on(device: str, name: str | Path, dtype: str, quantize: str | None) -> 
     """A model to be run on `device`, in the form that is the faster there. Raises `InputError` where there is none."""
     if device == "cpu":
         return load(name, dtype=best_precision(dtype).name, quantize=to_run(quantize, dtype))
-    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device = {device!r}: PyTorch knows no such device; give cpu or cuda") from None
+    if wanted.type != "cuda" or not torch.cuda.is_available():
         raise InputError(
             f"device = {device!r}: PyTorch sees no such GPU here; leave device out to run on the processor"
+        )
+    if wanted.index is not None and wanted.index >= torch.cuda.device_count():
+        raise InputError(
+            f"device = {device!r}: the last GPU here is cuda:{torch.cuda.device_count() - 1}; give that one"
         )
     return load(name, dtype=dtype, device=device, quantize=quantize)
 
 
-def add_adapters(model: Decoder, adapters: Mapping[str, str | Path]) -> None:
+def add_adapters(model: Decoder, tokenizer: Tokenizer, adapters: Mapping[str, str | Path]) -> None:
     """Gives the model adapters, by the names that they are to have: PEFT folders, or runs that trained one.
 
-    What the model computes with stays as it was. Raises `InputError` for a folder that is no adapter of this model.
+    What the model computes with stays as it was. Raises `InputError` for a folder that is no adapter of this model, or
+    has another tokenizer or chat template than `tokenizer`, through which all prompts go.
     """
     active = active_adapter(model)
     for name, folder in adapters.items():
-        source = find_source(folder)
-        if source.kind != "adapter":
-            raise InputError(f"adapter {name!r}: {folder} is a whole model: give the folder of an adapter")
-        load_adapter(model, source.path, name)
+        path = adapter_folder(name, folder)
+        _check_tokenizer(name, path, tokenizer)
+        load_adapter(model, path, name)
     use_adapter(model, active)
+
+
+def adapter_folder(name: str, folder: str | Path) -> Path:
+    """Where the adapter lies that is to be called `name`. Raises `InputError` where there is none."""
+    source = find_source(folder)
+    if source.kind != "adapter":
+        raise InputError(f"adapter {name!r}: {folder} is a whole model: give the folder of an adapter")
+    return source.path
+
+
+def _check_tokenizer(name: str, path: Path, tokenizer: Tokenizer) -> None:
+    if not (path / "tokenizer.json").is_file():
+        return
+    own = Tokenizer.load(path)
+    if own.pieces.contents != tokenizer.pieces.contents:
+        other = "tokenizer"
+    elif own.templates != tokenizer.templates:
+        other = "chat template"
+    else:
+        return
+    raise InputError(
+        f"adapter {name!r}: {path} has another {other} than the model: convert it to a model, or serve it alone"
+    )
 
 
 def one_each_adapter(adapter: str | Sequence[str | None] | None, prompts: int) -> list[str | None]:

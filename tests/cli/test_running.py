@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pellucid.checkpoints.adapters import save_adapter
 from pellucid.checkpoints.gguf_save import save_gguf
-from pellucid.checkpoints.load import to_run
+from pellucid.checkpoints.load import load, to_run
 from pellucid.cli import app as frame
 from pellucid.cli import running
 from pellucid.cli.timeline import Timeline
 from pellucid.errors import InputError
+from pellucid.models.adapters import AdapterConfig, add_adapter
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 from tests.models.few_bits import formats_of
 
@@ -49,6 +53,17 @@ def test_weights_are_widened_or_rounded_where_that_is_asked_for(
     model, _ = running.open_model(path, dtype, Timeline(), quantize)
     assert model.quantised == (quantize is not None)
     assert line in capsys.readouterr().err
+
+
+def test_adapters_are_opened_beside_the_model(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load(path)
+    add_adapter(model, AdapterConfig(rank=2), "poet")
+    save_adapter(model, tmp_path / "poet", "poet", base=path, tokenizer=tokenizer)
+    engine = running.open_engine(path, "auto", Timeline(), adapters={"poet": str(tmp_path / "poet")}, num_blocks=8)
+    assert engine.adapters == ("poet",) and engine.adapter(None) is None
+    monkeypatch.setattr(running, "open_model", lambda *_: pytest.fail("the model is loaded first"))
+    with pytest.raises(InputError, match="is a whole model: give the folder of an adapter"):
+        running.open_engine(path, "auto", Timeline(), adapters={"poet": path})
 
 
 def test_a_scheme_that_does_not_exist_is_said_at_once(path: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,7 @@ def test_what_is_wrong_is_said_first(served: list[Any], capsys: pytest.CaptureFi
             (["--preset", "balancd"], "did you mean 'balanced'?"),
             (["--adapter", "runs/poet"], "--adapter 'runs/poet': give a name and a folder"),
             (["--adapter", "a=b", "--adapter", "a=c"], "there is a 'a' already"),
+            (["--adapter", "smollm2=b"], "there is a 'smollm2' already"),
         ):
             assert frame.run(["serve", *arguments]) == 2
             assert said in capsys.readouterr().err

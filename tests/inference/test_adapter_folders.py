@@ -12,6 +12,7 @@ from pellucid.checkpoints.adapters import save_adapter
 from pellucid.checkpoints.save import save
 from pellucid.errors import InputError
 from pellucid.models.adapters import AdapterConfig, add_adapter
+from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 peft = pytest.importorskip("peft")
@@ -94,7 +95,18 @@ def test_what_is_no_adapter_of_the_model_is_refused(base: Path, theirs: object, 
         save_adapter(other, tmp_path / f"{layers}", "other", base="another")
         with pytest.raises(InputError, match=f"was made for 'another': .*{what}"):
             LLM(base, dtype="float32", num_blocks=8, adapters={"other": tmp_path / f"{layers}"})
-    llm = LLM(base, dtype="float32", num_blocks=8, adapters={"poet": base.parent / "poet"})
+    other = random_model(CONFIGS["llama"])
+    add_adapter(other, AdapterConfig(rank=2), "other")
+    same = tiny_tokenizer()
+    for named, tokenizer in (
+        ("chat template", Tokenizer(same.definition, same.config, {"default": "{{ messages }}"})),
+        ("tokenizer", Tokenizer({**same.definition, "added_tokens": []}, same.config, same.templates)),
+    ):
+        save_adapter(other, tmp_path / "other", "other", base=str(base), tokenizer=tokenizer)
+        with pytest.raises(InputError, match=f"has another {named} than the model: convert it to a model, or serve it"):
+            LLM(base, dtype="float32", num_blocks=8, adapters={"other": tmp_path / "other"})
+    save_adapter(other, tmp_path / "other", "other", base=str(base), tokenizer=same)
+    llm = LLM(base, dtype="float32", num_blocks=8, adapters={"poet": base.parent / "poet", "other": tmp_path / "other"})
     with pytest.raises(InputError, match="there are 2 prompts and 1 adapters: give one each, or one"):
         llm.generate([[1], [2]], SCORED, adapter=["poet"])
     with pytest.raises(InputError, match="there is no adapter 'pot'"):

@@ -16,10 +16,12 @@ from pellucid.inference.engine import Engine
 from pellucid.inference.generate import generate
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.step import Step
+from pellucid.models.adapters import use_adapter
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.tokenizer.tokenizer import Tokenizer
 from tests.checkpoints.tiny import CONFIGS, SIZES, random_model, tiny_tokenizer
+from tests.inference.test_adapters import adapted_model
 from tests.inference.test_engine import ids_of, prompts, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +108,16 @@ def test_a_draft_that_says_the_same_is_always_right(temperature: float, monkeypa
     run(one, [([3, 1, 4], params)])
     assert one.steps == 1 + 4
     assert one.stats()["guesses_taken"] == one.stats()["tokens_guessed"] == 16 and one.stats()["accepted_length"] == 5
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_draft_guesses_with_its_adapter(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "choose", lambda self, answers: True)
+    model = adapted_model("llama")
+    use_adapter(model, "poet")
+    one = Engine(model, tiny_tokenizer(), num_blocks=64, native=native, draft=(model, tiny_tokenizer()))
+    run(one, [([3, 1, 4], SamplingParams(temperature=0, max_tokens=21, ignore_eos=True))])
+    assert one.stats()["guesses_taken"] == one.stats()["tokens_guessed"] == 16
 
 
 def test_what_is_aborted_is_free_there_too(monkeypatch: pytest.MonkeyPatch) -> None:

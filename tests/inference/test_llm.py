@@ -105,7 +105,12 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     for device in ("cuda", "cuda:1", "meta"):
         with pytest.raises(InputError, match=f"device = '{device}': PyTorch sees no such GPU here; leave device out"):
             LLM("smollm2", device=device)
+    with pytest.raises(InputError, match="device = 'gpu': PyTorch knows no such device; give cpu or cuda"):
+        LLM("smollm2", device="gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="device = 'cuda:2': the last GPU here is cuda:1; give that one"):
+        LLM("smollm2", device="cuda:2")
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(llm_module, "load", lambda name, **how: asked.append({"name": name, **how}))
     llm_module.load_on("cuda", "smollm2", "auto", None)
