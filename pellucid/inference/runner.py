@@ -18,7 +18,7 @@ from pellucid.layers.batch import Batch
 from pellucid.layers.paged import PagedCache, PagedStep, Piece
 from pellucid.layers.positions import alibi_slopes
 from pellucid.layers.slots import SlotCache
-from pellucid.models.adapters import adapter_names, adapter_on
+from pellucid.models.adapters import adapted
 from pellucid.models.decoder import Block, Decoder
 from pellucid.operations.paged_attention import why_not as why_not_tiled
 
@@ -55,7 +55,8 @@ class Runner:
         else:
             self.cache = PagedCache(*shape, as_bytes=int8_cache)
             self.weights_changed()
-        self._adapted = bool(adapter_names(model))
+        self._adapted = list(adapted(model).values())
+        self._too_many_shapes = False
         self._seen = [block.attention.pattern for block in model.blocks if isinstance(block, Block)]
 
     def weights_changed(self) -> None:
@@ -72,7 +73,8 @@ class Runner:
         if self.gpu is None:
             return f"PyTorch's (not native: {self.why_not})"
         reason = self.gpu.why_no_graphs
-        return "FlexAttention" + (" and CUDA graphs" if reason is None else f" (no CUDA graphs: {reason})")
+        rest = ", steps of new sizes PyTorch's: it was compiled for as many as may be" if self._too_many_shapes else ""
+        return "FlexAttention" + (" and CUDA graphs" if reason is None else f" (no CUDA graphs: {reason})") + rest
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
@@ -83,17 +85,27 @@ class Runner:
             return self.native(step.chunks)
         if not self._adapted:
             return self._compute(step.chunks)
-        logits = []
-        for adapter, own in groupby(step.chunks, lambda chunk: chunk.adapter):
-            with adapter_on(self.model, adapter):
+        logits, before = [], [layer.active for layer in self._adapted]
+        try:
+            for adapter, own in groupby(step.chunks, lambda chunk: chunk.adapter):
+                for layer in self._adapted:
+                    layer.active = adapter if adapter is not None and adapter in layer.adapters else None
                 logits.append(self._compute(list(own)).clone())  # the next ones may be written to the same place
+        finally:
+            for layer, active in zip(self._adapted, before, strict=True):
+                layer.active = active
         return torch.cat(logits)
 
     def _compute(self, chunks: Sequence[Chunk]) -> Tensor:
         """The same for chunks of the adapter that is active."""
         # Who looks at the pattern of attention is shown it by plain algebra.
         if self.gpu is not None and not any(one._forward_hooks or one._forward_pre_hooks for one in self._seen):
-            return self.gpu(chunks)
+            from torch._dynamo.exc import FailOnRecompileLimitHit
+
+            try:
+                return self.gpu(chunks)
+            except FailOnRecompileLimitHit:  # of a size that the kernel is not compiled for any more
+                self._too_many_shapes = True
         return self._through_torch(chunks)
 
     def _through_torch(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention import flex_attention
 
 from pellucid.inference import gpu_step, runner
+from pellucid.inference.draft_model import DraftModel
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import generate
 from pellucid.inference.gpu_step import BUCKETS, Compute, Decoding, enough, tables_of
@@ -163,8 +165,25 @@ def test_the_engine_answers_as_the_reference_does(options: dict[str, Any]) -> No
     assert engine.runner.gpu is not None and bool(engine.runner.gpu.buckets) == options.get("graphs", True)
 
 
-def test_why_steps_are_not_recorded() -> None:
+@torch.no_grad()
+def test_a_size_for_which_nothing_is_compiled_any_more_goes_through_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: Any, **_named: Any) -> Tensor:
+        raise FailOnRecompileLimitHit
+
     model = random_model(CONFIGS["llama"])
+    one = Runner(model, 4)
+    monkeypatch.setattr(paged_attention, "compiled", lambda: full)
+    for tokens, start in (([5, 6, 7], 0), ([8], 3)):
+        logits = one.run(Step((Chunk(tokens, start, [2], 1),), ()))
+    torch.testing.assert_close(logits[0], model(torch.tensor([[5, 6, 7, 8]]))[0, -1], rtol=1e-4, atol=3e-4)
+    assert one.how.endswith("steps of new sizes PyTorch's: it was compiled for as many as may be")
+
+
+def test_why_steps_are_not_recorded() -> None:
+    model, tokenizer = random_model(CONFIGS["llama"]), tiny_tokenizer()
+    guessed = Engine(model, tokenizer, num_blocks=4, graphs=False, draft=(model, tokenizer)).speculation
+    assert guessed is not None and isinstance(guessed.drafter, DraftModel)
+    assert "switched off" in guessed.drafter.runner.how
     assert Runner(model, 4, graphs=False).how == "FlexAttention (no CUDA graphs: they are switched off)"
     stretched = model.config.rope.model_copy(update={"scaling": "dynamic", "original_max_positions": 32})
     other = random_model(model.config.model_copy(update={"rope": stretched}))
