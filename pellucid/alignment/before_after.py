@@ -18,6 +18,7 @@ from pellucid.checkpoints.atomic import atomic_file
 from pellucid.checkpoints.describe import PARTS, part_of
 from pellucid.data.documents import with_ends
 from pellucid.data.examples import Rows
+from pellucid.errors import InputError
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import Completion
 from pellucid.inference.output import answer_all
@@ -138,6 +139,22 @@ def question_of(text: str, tokenizer: Tokenizer) -> Question:
     """A user's message as the beginning of a conversation."""
     chat = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     return Question(chat.text, tuple(chat.ids))
+
+
+def own_questions(
+    asked: Sequence[str], samples: Sequence[str], tokenizer: Tokenizer, context: int
+) -> Iterator[Question]:
+    """A recipe's own questions. Raises `InputError` for one of them, or of its prompts to sample for, that leaves no
+    room for an answer."""
+    for number, text in enumerate((*asked, *samples)):
+        question = question_of(text, tokenizer)
+        if len(question.ids) >= context:
+            raise InputError(
+                f"the prompt {text[:40]!r} has {len(question.ids)} tokens and the context holds {context}, the answer "
+                "included: make it shorter"
+            )
+        if number < len(asked):
+            yield question
 
 
 def answer(model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[str]:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pellucid.alignment.checkers import final
+from pellucid.alignment.playing import said
 from pellucid.alignment.prompts import Prompt
 from pellucid.alignment.rewards import Reward, total_rewards
 from pellucid.checkpoints.atomic import atomic_file
@@ -70,7 +72,8 @@ def draw(
     for prompt, answers in zip(prompts, answered, strict=True):
         columns: dict[str, list[Any]] = {name: [value] * count for name, value in prompt.columns.items()}
         texts = [one.text for one in answers]
-        totals, _ = total_rewards(rewards, [prompt.given] * count, _as_given(prompt, texts), columns)
+        given = [said(prompt.given, text) for text in texts]
+        totals, _ = total_rewards(rewards, [prompt.given] * count, given, columns)
         found.append(Drawn(tuple(texts), tuple(len(one.token_ids) for one in answers), tuple(totals)))
     return found
 
@@ -80,7 +83,7 @@ def curve(drawn: Sequence[Drawn], numbers: Sequence[int], seed: int = 0) -> list
     points = []
     for n in numbers:
         best = [expected_best(one.rewards, n) for one in drawn]
-        vote = [expected_vote(one, n, seed) for one in drawn]
+        vote = [expected_vote(one, n, f"{seed} {number}") for number, one in enumerate(drawn)]
         alone = [_mean(one.rewards) for one in drawn]
         tokens = n * _mean([_mean(one.tokens) for one in drawn])
         points.append(Point(n, tokens, _mean(alone), _mean(best), _mean(vote)))
@@ -95,17 +98,15 @@ def expected_best(rewards: Sequence[float], n: int) -> float:
     return math.fsum(r * math.comb(i, n - 1) / ways for i, r in enumerate(sorted(rewards)))
 
 
-def expected_vote(drawn: Drawn, n: int, seed: int = 0) -> float:
-    """The mean reward of the answer that most of n give, over draws of n among all; the first of equals."""
+def expected_vote(drawn: Drawn, n: int, seed: str = "") -> float:
+    """The mean reward of the answer that most of n give, the first of equals: over all ways to take n of the answers,
+    or, where there are more than `DRAWS`, over so many that are drawn by `seed`."""
     keys = [normalised(final(text)) for text in drawn.texts]
     whole = len(keys)
-    if n == whole:
-        return drawn.rewards[_winner(keys, range(whole))]
-    earned = []
-    for turn in range(DRAWS):
-        places = random.Random(f"vote {seed} {turn}").sample(range(whole), n)
-        earned.append(drawn.rewards[_winner(keys, places)])
-    return _mean(earned)
+    ways: Iterable[Sequence[int]] = combinations(range(whole), n)
+    if math.comb(whole, n) > DRAWS:
+        ways = (random.Random(f"vote {seed} {turn}").sample(range(whole), n) for turn in range(DRAWS))
+    return _mean([drawn.rewards[_winner(keys, places)] for places in ways])
 
 
 def _winner(keys: Sequence[str], places: Sequence[int]) -> int:
@@ -113,10 +114,6 @@ def _winner(keys: Sequence[str], places: Sequence[int]) -> int:
     votes = Counter(keys[place] for place in places)
     most = max(votes.values())
     return next(place for place in places if votes[keys[place]] == most)
-
-
-def _as_given(prompt: Prompt, texts: Sequence[str]) -> list[Any]:
-    return list(texts) if isinstance(prompt.given, str) else [[{"role": "assistant", "content": one}] for one in texts]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -130,10 +127,14 @@ def table(points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def draw_picture(points: Sequence[Point], path: Path) -> None:
-    """Mean reward against tokens a prompt, as an SVG file. Raises `InputError` where Matplotlib is not installed."""
+def check_pictures() -> None:
+    """Raises `InputError` where Matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise InputError("Matplotlib is not installed, so there is no picture: pip install 'pellucid[plot]'")
+
+
+def draw_picture(points: Sequence[Point], path: Path) -> None:
+    """Mean reward against tokens a prompt, as an SVG file."""
     import matplotlib
     from matplotlib.figure import Figure
 

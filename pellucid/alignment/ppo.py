@@ -233,4 +233,4 @@ def train_ppo(recipe: PPORecipe, *, say: Callable[[str], None] = print) -> tuple
         both = nn.ModuleDict({"policy": model, "value": value})
         return Learner(method, PolicyAndValue(policy, value, tokenizer), both)
 
-    return learn(recipe, make, to_watch(recipe), say)
+    return learn(recipe, make, to_watch(recipe), say, value=recipe.ppo.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pellucid.alignment.before_after import Comparison, Question, answer, compare, question_of, write_report
+from pellucid.alignment.before_after import Comparison, Question, answer, compare, own_questions, write_report
 from pellucid.alignment.playing import Game
 from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.prompts import Prompts, read_prompts
@@ -48,27 +48,30 @@ Make = Callable[[Decoder, Tokenizer, Game, Setting], Learner]
 
 @dataclass(frozen=True, slots=True)
 class RolloutData:
-    """What a run reads, checked. tokenizer: it has a chat template."""
+    """What a run reads, checked. tokenizer: it has a chat template. own: the recipe's questions for the report."""
 
     tokenizer: Tokenizer
     prompts: Prompts
     validation: Prompts | None
     rewards: tuple[Reward, ...]
     reward_model: RewardModel | None
+    own: tuple[Question, ...]
 
 
-def learn(recipe: RolloutsRecipe, make: Make, to_watch: Sequence[str], say: Say) -> tuple[Outcome, Comparison | None]:
+def learn(
+    recipe: RolloutsRecipe, make: Make, to_watch: Sequence[str], say: Say, *, value: str | None = None
+) -> tuple[Outcome, Comparison | None]:
     """Runs the recipe, or goes on with it where its run folder has got to; the model is in `final/` then.
 
-    make: the method. to_watch: what the log means, told at the start. Gives how the run ended and, at its end, the
-    model before and after; None where the run was stopped, and in every process but the first.
+    make: the method. to_watch: what the log means, told at the start. value: as in `read_data`. Gives how the run ended
+    and, at its end, the model before and after; None where the run was stopped, and in every process but the first.
     Raises `InputError` for anything in the recipe or its files that cannot be, before the policy is loaded.
     """
     with join() as ranks:
         run = RunFolder.open(recipe.run, recipe) if ranks.first else None
         tell: Say = say if ranks.first else lambda _: None
         try:
-            data = read_data(recipe)
+            data = read_data(recipe, value)
             outcome = _train(recipe, data, make, to_watch, run, ranks, tell)
             if run is None or outcome.signal is not None:
                 return outcome, None
@@ -117,15 +120,19 @@ def _train(
     return trainer.train()
 
 
-def read_data(recipe: RolloutsRecipe) -> RolloutData:
-    """Prompts and rewards; of the policy only the small files are read."""
+def read_data(recipe: RolloutsRecipe, value: str | None = None) -> RolloutData:
+    """Prompts and rewards; of the policy, and of the folder of a value model, only the small files are read."""
     rewards = tuple(find_reward(one.name, one.weight) for one in recipe.rewards)
     base = describe(recipe.base)
     check_adapter(recipe.base, recipe.adapter)
     context, longest = recipe.data.context, base.config.max_positions
     if context > longest:
         raise InputError(f"data.context = {context}: {recipe.base} holds at most {longest} tokens; make it smaller")
+    for reader in (recipe.reward_model, value):
+        if reader is not None and (most := describe(reader).config.max_positions) < context:
+            raise InputError(f"data.context = {context}: {reader} reads at most {most} tokens; make it smaller")
     tokenizer = with_template(base.tokenizer)
+    own = tuple(own_questions(recipe.report.prompts, recipe.train.sample_prompts, tokenizer, longest))
 
     def read(names: Sequence[str]) -> Prompts:
         return read_prompts(
@@ -144,7 +151,7 @@ def read_data(recipe: RolloutsRecipe) -> RolloutData:
         model = RewardModel.load(recipe.reward_model)
         model.check_reads(tokenizer)
     return RolloutData(
-        tokenizer, prompts, read(recipe.data.validation) if recipe.data.validation else None, rewards, model
+        tokenizer, prompts, read(recipe.data.validation) if recipe.data.validation else None, rewards, model, own
     )
 
 
@@ -178,9 +185,8 @@ def described(recipe: RolloutsRecipe, data: RolloutData, model: Decoder) -> Iter
 
 def questions_of(recipe: RolloutsRecipe, data: RolloutData) -> Iterator[Question]:
     """The recipe's own questions, then prompts, those held out first."""
-    own = [question_of(text, data.tokenizer) for text in recipe.report.prompts]
-    yield from own
-    for prompt in (data.validation or data.prompts).prompts[: max(0, recipe.report.questions - len(own))]:
+    yield from data.own
+    for prompt in (data.validation or data.prompts).prompts[: max(0, recipe.report.questions - len(data.own))]:
         yield Question(data.tokenizer.decode(prompt.ids), prompt.ids, _expected(prompt.columns))
 
 

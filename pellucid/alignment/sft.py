@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from pellucid.alignment.before_after import Comparison, Question, answer, compare, question_of, write_report
+from pellucid.alignment.before_after import Comparison, Question, answer, compare, own_questions, write_report
 from pellucid.alignment.keeping import hold
 from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
 from pellucid.alignment.recipe import SFTRecipe
@@ -154,7 +154,7 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
     if keep is not None and keep.data:
         old = Stream(shards("keep", keep.data, base.tokenizer, "text"), context, recipe.seed)
         content += old.shards.content
-    own = prompts(recipe, tokenizer, longest)
+    own = own_questions(recipe.report.prompts, recipe.train.sample_prompts, tokenizer, longest)
     drawn = questions_of(held or train, tokenizer, recipe.report.questions, context)
     questions = tuple({question.ids: question for question in (*own, *drawn)}.values())  # none twice
     return FineTuningData(
@@ -205,19 +205,6 @@ def described(recipe: SFTRecipe, data: FineTuningData, model: Decoder) -> Iterat
     for reason, count in sorted(held.counts.items() if held else ()):
         if count:
             yield f"data {count:,} {reason}, of those held out"
-
-
-def prompts(recipe: SFTRecipe, tokenizer: Tokenizer, context: int) -> Iterator[Question]:
-    """The recipe's own questions. Raises `InputError` for a prompt of the recipe that leaves no room for an answer."""
-    for text in (*recipe.report.prompts, *recipe.train.sample_prompts):
-        question = question_of(text, tokenizer)
-        if len(question.ids) >= context:
-            raise InputError(
-                f"the prompt {text[:40]!r} has {len(question.ids)} tokens and the context holds {context}, the answer "
-                "included: make it shorter"
-            )
-        if text in recipe.report.prompts:
-            yield question
 
 
 def questions_of(shards: Shards, tokenizer: Tokenizer, count: int, context: int) -> Iterator[Question]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,7 @@ def best_of(
 
     Example: pellucid best-of runs/grpo --prompts questions.jsonl --reward exact --answers 1,4,16 -o best-of.svg
     """
-    from pellucid.alignment.best_of import curve, draw, draw_picture, table
+    from pellucid.alignment.best_of import check_pictures, curve, draw, draw_picture, table
     from pellucid.alignment.prompts import read_prompts
     from pellucid.alignment.rewards import find_reward
     from pellucid.alignment.templates import give_template, with_template
@@ -41,11 +42,21 @@ def best_of(
     from pellucid.operations.hardware import best_precision, use_best_threads
 
     numbers = _numbers(answers)
+    if picture is not None:
+        check_pictures()
     rewards = [find_reward(name) for name in reward]
     base = describe(model)
     longest = base.config.max_positions - max_tokens
+    if longest < 1:
+        raise InputError(
+            f"--max-tokens {max_tokens} leaves no room for a prompt: {model} holds {base.config.max_positions} tokens; "
+            "make it smaller"
+        )
     tokenizer = with_template(base.tokenizer)
     read = read_prompts(prompts, tokenizer, chat=True, longest=longest, too_long="drop", skip_bad=False, seed=0)
+    for reason, dropped in sorted(read.counts.items()):
+        if dropped and not reason.startswith("kept"):
+            print(f"data {dropped:,} {reason}", file=sys.stderr)
     use_best_threads()
     loaded, own = load(model, dtype=best_precision("auto").name, quantize=to_run(None, "auto"))
     give_template(loaded, own)
@@ -54,9 +65,9 @@ def best_of(
         max_tokens=max_tokens, seed=seed,
     )  # fmt: skip
     points = curve(drawn, numbers, seed)
+    print(json.dumps({"prompts": len(drawn), "points": [asdict(one) for one in points]}) if as_json else table(points))
     if picture is not None:
         draw_picture(points, picture)
-    print(json.dumps({"prompts": len(drawn), "points": [asdict(one) for one in points]}) if as_json else table(points))
 
 
 def _numbers(text: str) -> list[int]:
