@@ -292,7 +292,7 @@ class Trainer:
             return None
         if self.checkpoint.state["data"] != self.data:
             raise InputError(
-                f"data.train holds other tokens now than when {self.recipe.run} was begun: put back the data that were "
+                f"the data hold other tokens now than when {self.recipe.run} was begun: put back the data that were "
                 "there, or choose another run folder"
             )
         state = self.checkpoint.restore(self._saved, self.optimizers)
