@@ -29,7 +29,7 @@ from pellucid.inference.events import Asked, Event, Writer, best, failure, seed_
 from pellucid.inference.filters import log_probabilities
 from pellucid.inference.generate import Answer, Chance, Request, chances_of, drawable, prepare
 from pellucid.inference.params import SamplingParams
-from pellucid.inference.room import blocks_that_fit, bytes_a_token
+from pellucid.inference.room import blocks_that_fit, bytes_a_token, widened_bytes_a_token
 from pellucid.inference.runner import Runner
 from pellucid.inference.sampling import NoToken, Sampler
 from pellucid.inference.scheduler import Scheduler
@@ -92,6 +92,8 @@ class Engine:
         if num_blocks is None:
             most = max_sequences * math.ceil(context / block_size)
             beside = 0 if draft is None else bytes_a_token(draft[0].config, draft[0].dtype)
+            if int8_cache and model.device.type == "cuda":
+                beside += widened_bytes_a_token(model.config, model.dtype)
             kept = torch.int8 if int8_cache else model.dtype
             num_blocks = blocks_that_fit(model.config, kept, model.device, block_size, most, beside)
             self.size_of_cache = (

@@ -74,19 +74,21 @@ class GPUStep:
         rows = np.full((enough(len(tiles)), M), -1)
         begins, ends = np.array(tiles).T
         rows[: len(tiles)] = np.minimum(begins[:, None] + np.arange(M), ends[:, None])
-        here, tables = self._there(positions), self._there(self._tables(chunks))
+        here, tables, held = self._there(positions), self._tables(chunks), None
+        if self.cache.scales is not None:
+            blocks, places = held_in(tables, self.cache.num_blocks)
+            held = self._there(blocks), self._there(places)
         step = TiledStep(
-            self.cache, here, self._there(sequences), tables, self._there(rows), self._there(back), self.slopes
-        )
+            self.cache, here, self._there(sequences), self._there(tables), self._there(rows), self._there(back),
+            self.slopes, held,
+        )  # fmt: skip
         hidden = self.model.hidden(self._there([tokens]), Batch(here[None], None, step))[0]  # (N, E)
         return self.model.logits(hidden[self._there(wanted)]).float()
 
     def _tables(self, chunks: Sequence[Chunk]) -> npt.NDArray[np.int64]:
-        """The tables of all chunks. What is widened for a step grows with them: then they are as small as can be."""
-        if self.cache.scales is None:
-            return tables_of(chunks, self.cache, len(chunks), self.width)
+        """The tables of all chunks, as wide as the longest of them needs."""
         longest = max(chunk.start + len(chunk.tokens) for chunk in chunks)
-        return tables_of(chunks, self.cache, enough(len(chunks)), enough(math.ceil(longest / self.cache.block_size)))
+        return tables_of(chunks, self.cache, len(chunks), math.ceil(longest / self.cache.block_size))
 
     def _there(self, numbers: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.int64]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self.model.device)
@@ -149,6 +151,14 @@ def tables_of(chunks: Sequence[Chunk], cache: SlotCache, rows: int, width: int) 
     held = (chunk.table[:length] for chunk, length in zip(chunks, lengths.tolist(), strict=False))
     tables[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(held), np.int64, int(lengths.sum()))
     return tables
+
+
+def held_in(tables: npt.NDArray[np.int64], nobody: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The blocks that stand in the tables, each once, and where among them each entry of the tables stands. They are
+    filled up to a power of two with the block of nobody: few sizes, since a kernel is compiled for each."""
+    held, places = np.unique(tables, return_inverse=True)
+    size = 1 << (len(held) - 1).bit_length()
+    return np.pad(held, (0, size - len(held)), constant_values=nobody), places.reshape(tables.shape)
 
 
 def enough(count: int) -> int:

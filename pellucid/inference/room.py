@@ -20,6 +20,15 @@ def bytes_a_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.num_kv_heads * size
 
 
+def widened_bytes_a_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """What a step on a GPU takes, at most, for each token of a cache of bytes, while it widens those of one layer.
+
+    Keys and values as bytes and in `dtype`, and one of the two in float32 on the way; twice, since their blocks are
+    filled up to a power of two.
+    """
+    return 2 * config.num_kv_heads * config.head_dim * (2 + 2 * dtype.itemsize + 4)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be had now, without anything being swapped out."""
     if device.type == "cuda":

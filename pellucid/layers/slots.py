@@ -90,6 +90,8 @@ class TiledStep:
     the blocks of that text. Behind a text's last block stands that of nobody. rows: (Z, M), the tokens of each tile,
     all of one sequence and in their order, the last one again where they are fewer; -1 in tiles that are not used.
     back: (N,), where each token's query stands among the Z * M. slopes: ALiBi's, (H,), or None.
+    held: of a cache of bytes the blocks (n,) that are widened for this step, and where among them those of `tables`
+    stand (sequences, W).
     """
 
     def __init__(
@@ -101,18 +103,18 @@ class TiledStep:
         rows: Tensor,
         back: Tensor,
         slopes: Tensor | None,
+        held: tuple[Tensor, Tensor] | None = None,
     ):
-        B, W = cache.block_size, tables.shape[1]
+        B = cache.block_size
         self.cache, self.back, self.slopes = cache, back, slopes
         self.slots = tables[sequences, positions // B] * B + positions % B
         real, self.rows = rows[:, 0] >= 0, rows.clamp(min=0)
         own = sequences[self.rows[:, 0]]  # (Z,)
-        # Bytes are widened as they are read, those of this step's blocks alone, which then stand in the tables' order.
-        self.widened = None if cache.scales is None else tables.flatten()
+        self.widened = None if held is None else held[0]
+        listed = tables if held is None else held[1]
         blocks = cache.num_blocks + 1 if self.widened is None else len(self.widened)
-        listed = tables[own] if self.widened is None else own[:, None] * W + torch.arange(W, device=own.device)
         self.seen = {
-            window: paged_attention.seen_blocks(positions[self.rows], listed, real, blocks, B, window)
+            window: paged_attention.seen_blocks(positions[self.rows], listed[own], real, blocks, B, window)
             for window in set(cache.windows)
         }
         self.layers = [TiledLayer(self, number) for number in range(len(cache.windows))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pellucid.inference import gpu_step, runner
 from pellucid.inference.draft_model import DraftModel
 from pellucid.inference.engine import Engine
 from pellucid.inference.generate import generate
-from pellucid.inference.gpu_step import BUCKETS, Compute, Decoding, enough, tables_of
+from pellucid.inference.gpu_step import BUCKETS, Compute, Decoding, enough, held_in, tables_of
 from pellucid.inference.params import SamplingParams
 from pellucid.inference.runner import Runner
 from pellucid.inference.step import Chunk, Step
@@ -199,3 +200,18 @@ def test_tables_are_filled_up_with_the_block_of_nobody() -> None:
     assert tables_of(chunks, cache, 3, 3).tolist() == [[4, 8, 8], [6, 7, 8], [8, 8, 8]]
     assert [enough(count) for count in (1, 2, 4, 5, 16, 17, 65)] == [1, 4, 4, 16, 16, 64, 256]
     assert gpu_step.QUERIES <= paged_attention.QUERIES and list(BUCKETS) == sorted(BUCKETS)
+
+
+def test_of_a_cache_of_bytes_each_block_that_is_held_is_widened_once() -> None:
+    tables = np.array([[7, 2, 9], [7, 5, 5], [7, 3, 9]])
+    blocks, places = held_in(tables, 9)
+    assert blocks.tolist() == [2, 3, 5, 7, 9, 9, 9, 9] and (blocks[places] == tables).all()
+    model = random_model(CONFIGS["llama"])
+    one, widened = Runner(model, 64, 4, int8_cache=True), []
+    assert isinstance(one.cache, SlotCache)
+    read = one.cache.of_blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.cache, "of_blocks", lambda layer, blocks: widened.append(len(blocks)) or read(layer, blocks))
+        long, short = Chunk([1] * 40, 0, list(range(10)), 1), [Chunk([1], 0, [10 + n], 1) for n in range(5)]
+        one.run(Step((long, *short), ()))
+    assert set(widened) == {16}  # 10 blocks, 5, and that of nobody

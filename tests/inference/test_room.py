@@ -21,6 +21,11 @@ def test_a_token_takes_what_its_keys_and_values_take() -> None:
     assert room.bytes_a_token(CONFIG, torch.int8) == 256 + 4 * 2 * 2 * 4  # with a scale for each key and value
 
 
+def test_a_token_is_widened_in_one_layer_at_a_time() -> None:
+    """2 heads of 16: bytes, bfloat16 and float32 of keys and values, the latter not both at once, twice."""
+    assert room.widened_bytes_a_token(CONFIG, torch.bfloat16) == 2 * 32 * (2 * 1 + 2 * 2 + 4)
+
+
 def test_half_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free_memory", lambda _: 2**20)
     assert room.blocks_that_fit(CONFIG, torch.float32, CPU, 16, 1000) == 32
