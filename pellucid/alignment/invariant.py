@@ -38,21 +38,26 @@ Measure = Callable[[range], list[Tensor]]
 """The diagonal of the Fisher information on the old rows with these numbers, a tensor for each of `trained`."""
 
 
-def along(step: Sequence[Tensor], metric: Sequence[Tensor], strength: float) -> list[Tensor]:
-    """The step d* of the same length that is to be made in place of `step`.
+def turn(step: Sequence[Tensor], metric: Sequence[Tensor], strength: float) -> None:
+    """Makes of `step`, in place, the step d* of the same length; where the metric is 0 everywhere, it stays.
 
     metric: the diagonal of G, as tensors of the same shapes. d^T G d is no larger than before, and the smaller the
     larger `strength` is; so it is for a step of equal progress down the gradient, where `step` goes down it.
     """
     mean = torch.stack([part.sum() for part in metric]).sum() / sum(part.numel() for part in metric)
+    if not mean:
+        return
+    length = torch.nn.utils.get_total_norm(step)
     # d*_i ~ d_i / (1 + s G_ii / g)
-    turned = [d / (1 + strength / mean * part) for d, part in zip(step, metric, strict=True)]
-    longer = torch.nn.utils.get_total_norm(step) / torch.nn.utils.get_total_norm(turned)
-    return [part * longer.nan_to_num(1.0) for part in turned]
+    for d, part in zip(step, metric, strict=True):
+        d.div_(1 + strength / mean * part)
+    longer = (length / torch.nn.utils.get_total_norm(step)).nan_to_num(1.0)
+    for d in step:
+        d.mul_(longer)
 
 
 class InvariantPath(Optimizers):
-    """The optimizers of a model whose steps are turned by `along`.
+    """The optimizers of a model whose steps are turned by `turn`.
 
     rows: the metric begins as the mean over so many of the old rows, and forgets them as fast. It is saved with the
     optimizers' state; resumed: it will be loaded from there.
@@ -78,10 +83,18 @@ class InvariantPath(Optimizers):
         self.renew()
         before = [parameter.clone() for parameter in self.parameters]
         super().step(scale)
-        step = [parameter - was for parameter, was in zip(self.parameters, before, strict=True)]
-        turned = along(step, self.metric, self.strength)
-        for parameter, was, part in zip(self.parameters, before, turned, strict=True):
-            parameter.copy_(was + part)
+        # In the parameters' own memory, which is the step for so long.
+        for parameter, was in zip(self.parameters, before, strict=True):
+            parameter.sub_(was)
+        turn(self.parameters, self.metric, self.strength)
+        for parameter, was in zip(self.parameters, before, strict=True):
+            parameter.add_(was)
+
+    def hold(self) -> None:
+        """All that a step holds beside the gradients, at once; it moves nothing."""
+        before = [parameter.clone() for parameter in self.parameters]
+        fresh = self.measure(range(FRESH))
+        del before, fresh
 
     def renew(self) -> None:
         """Measures the next old rows, at the weights as they are."""

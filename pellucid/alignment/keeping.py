@@ -41,6 +41,8 @@ def hold(trainer: Trainer, keep: KeepRecipe, old: Rows | None) -> None:
         trainer.optimizers = InvariantPath(
             trainer.optimizers, trainer.model, measure, keep.strength, keep.rows, resumed=trainer.checkpoint is not None
         )
+        assert isinstance(trainer.method, Supervised)
+        trainer.method = Turned(trainer.method.rows, trainer.method.objective, trainer.method.measures)
         return
     importance = None
     if keep.penalty == "ewc":
@@ -53,6 +55,17 @@ def hold(trainer: Trainer, keep: KeepRecipe, old: Rows | None) -> None:
         objective=penalised(trainer.method.objective, penalty),
         measures=(*trainer.method.measures, PENALTY),
     )
+
+
+class Turned(Supervised):
+    """Steps of an `InvariantPath`, which hold more than others."""
+
+    __slots__ = ()
+
+    def preflight(self, trainer: Trainer) -> None:
+        super().preflight(trainer)
+        assert isinstance(trainer.optimizers, InvariantPath)
+        trainer.optimizers.hold()
 
 
 def quadratic(

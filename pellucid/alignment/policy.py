@@ -11,8 +11,10 @@ from pydantic import Field
 
 from pellucid.alignment.templates import give_template, with_template
 from pellucid.checkpoints.adapters import AdapterSaved
+from pellucid.checkpoints.assemble import AS_NF4
 from pellucid.checkpoints.describe import describe
 from pellucid.checkpoints.load import load
+from pellucid.checkpoints.source import find_source
 from pellucid.errors import InputError
 from pellucid.models.adapters import (
     AdapterConfig,
@@ -65,6 +67,21 @@ def check_adapter(base: str, adapter: AdapterRecipe | None) -> None:
         )
 
 
+def open_before(base: str, adapter: AdapterRecipe | None) -> Decoder:
+    """What a run with this adapter starts from, to be compared with what it comes to: where the adapter is trained
+    beside rounded matrices, the base as it is with these, so that rounding is not taken for learning."""
+    check_adapter(base, adapter)
+    rounded = AS_NF4 if adapter is not None and adapter.quantize else None
+    return _merged(*load(base, dtype="float32", quantize=rounded))[0].requires_grad_(True)
+
+
+def _merged(model: Decoder, tokenizer: Tokenizer) -> tuple[Decoder, Tokenizer]:
+    """Its adapter, where it has one, in its weights; with a chat template."""
+    for name in adapter_names(model):
+        merge_adapter(model, name)
+    return model, give_template(model, tokenizer)
+
+
 def open_policy(base: str, adapter: AdapterRecipe | None = None, *, seed: int = 0) -> tuple[Decoder, Tokenizer]:
     """The model before its first step, in float32, with a chat template; the same however often it is called.
 
@@ -72,10 +89,7 @@ def open_policy(base: str, adapter: AdapterRecipe | None = None, *, seed: int = 
     weight, or the adapter alone, which is called "default" and begins from `seed`. Errors as `check_adapter`.
     """
     check_adapter(base, adapter)
-    model, tokenizer = load(base, dtype="float32", quantize=adapter.quantize if adapter else None)
-    for name in adapter_names(model):
-        merge_adapter(model, name)
-    tokenizer = give_template(model, tokenizer)
+    model, tokenizer = _merged(*load(base, dtype="float32", quantize=adapter.quantize if adapter else None))
     if adapter is None:
         model.requires_grad_(True)
     else:
@@ -97,6 +111,8 @@ def saved_adapter(model: Decoder, tokenizer: Tokenizer, base: str, adapter: Adap
 def described_policy(base: str, model: Decoder, adapter: AdapterRecipe | None) -> str:
     """A line on what is trained, for people."""
     every = sum(parameter.numel() for parameter in model.parameters())
+    if find_source(base).kind == "adapter":
+        base = f"{base} (itself an adapter, merged into its base in float32)"
     if adapter is None:
         return f"base {base}, {every:,} parameters, all of them trained"
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -42,18 +42,23 @@ class ReportRecipe(Section):
     max_tokens: int = Field(64, gt=0)  # an answer
 
 
+ROWS = 256  # of old text, where the recipe does not say
+
+
 class KeepRecipe(Section):
     """What holds the model to what it knew: see `alignment/keeping.py`."""
 
     penalty: Literal["l2", "ewc", "fip"]
     strength: float = Field(gt=0)  # lambda; of fip, how far a step is turned away from what changes old answers
     data: Paths = ()  # old text, for ewc and fip; none: that of data.replay
-    rows: int = Field(256, gt=0)  # of the old text, on which ewc and fip measure what each weight is for
+    rows: int = Field(ROWS, gt=0)  # of the old text, on which ewc and fip measure what each weight is for
 
     @model_validator(mode="after")
     def _used(self) -> KeepRecipe:
         if self.penalty == "l2" and self.data:
             raise ValueError("penalty = l2 reads no old text: leave out data, or choose ewc or fip")
+        if self.penalty == "l2" and self.rows != ROWS:
+            raise ValueError("penalty = l2 reads no old text: leave out rows, or choose ewc or fip")
         return self
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from pellucid.alignment.before_after import Comparison, Question, answer, compare, own_questions, write_report
 from pellucid.alignment.keeping import hold
-from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
+from pellucid.alignment.policy import check_adapter, described_policy, open_before, open_policy, saved_adapter
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.templates import with_template
 from pellucid.checkpoints.describe import base_of, describe
@@ -65,7 +65,7 @@ def fine_tune(
             if run is None or outcome.signal is not None:
                 return outcome, None
             tell(f"asking the base and the fine-tuned model {len(data.questions)} questions")
-            before, after = (open_policy(model)[0] for model in (recipe.base, str(run.path / FINAL)))
+            before, after = open_before(recipe.base, recipe.adapter), open_policy(str(run.path / FINAL))[0]
             comparison = compare(
                 before, after, data.tokenizer, data.questions, data.validation,
                 max_tokens=recipe.report.max_tokens, rows=recipe.train.evaluate_rows,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from pellucid.checkpoints.source import ADAPTER_CONFIG
+from pellucid.errors import InputError
 from pellucid.layers.lora import Adapter
 from pellucid.models.adapters import ALL, sites
 from pellucid.models.config import ModelConfig
@@ -48,14 +50,22 @@ def targeted(fields: Mapping[str, Any], layer: str) -> bool:
 def named(targets: Any, layer: str) -> bool:
     """targets: a list of names and of how names end, or a pattern of the whole name."""
     if isinstance(targets, str):
-        return targets == ALL or re.fullmatch(targets, layer) is not None
+        return targets == ALL or matches(re.fullmatch, targets, layer)
     return any(layer == target or layer.endswith(f".{target}") for target in targets or ())
+
+
+def matches(how: Callable[[str, str], Any], pattern: str, layer: str) -> bool:
+    """Whether a pattern of the file fits. `InputError`: it is none."""
+    try:
+        return how(pattern, layer) is not None
+    except re.error as error:
+        raise InputError(f"{ADAPTER_CONFIG}: {pattern!r} is no pattern of layers' names ({error}): mend it") from None
 
 
 def alpha_of(fields: Mapping[str, Any], layer: str) -> float:
     """lora_alpha, or what `alpha_pattern` says of this layer: its keys are patterns of how a name ends."""
     for pattern, alpha in (fields.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if matches(re.match, rf"(.*\.)?({pattern})$", layer):
             return float(alpha)
     return float(fields.get("lora_alpha", 8))
 

@@ -27,7 +27,7 @@ from pellucid.checkpoints.save import MODEL_FILES, About, write_json, write_tens
 from pellucid.checkpoints.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pellucid.errors import InputError
 from pellucid.layers.lora import Adapter, widened
-from pellucid.models.adapters import DEFAULT, Site, adapted, check_name, sites, use_adapter, wrap
+from pellucid.models.adapters import DEFAULT, Site, adapted, check_known, check_name, sites, use_adapter, wrap
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
 from pellucid.models.families import parameter_shapes
@@ -187,8 +187,10 @@ def save_adapter(
     """Writes one adapter of a model as a PEFT folder, which peft opens; an earlier adapter there is replaced.
 
     base: the name of the base, as for `pellucid.load`. quantize: what the base is rounded to, if anything ("nf4").
-    Raises `InputError` when `folder` holds something else than an adapter, `PellucidError` when the disk refuses.
+    Raises `InputError` for a name that is not there and when `folder` holds something else than an adapter,
+    `PellucidError` when the disk refuses.
     """
+    check_known(model, name)
     folder = Path(folder)
     own = (*MODEL_FILES, ADAPTER_CONFIG, MADE, "README.md")
     check_replaceable(folder, own, ADAPTER_CONFIG, "an adapter folder")
@@ -241,10 +243,12 @@ class AdapterSaved:
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
-        """Puts back in place, bit for bit, what `write` wrote. `InputError`: it is of another shape."""
-        own, shapes = _tensors(self.model, self.name), open_adapter(folder).shapes
-        if {key: torch.cat(list(parts)).shape for key, parts in own.items()} != shapes:
+        """Puts back in place, bit for bit, what `write` wrote. `InputError`: it is of another shape, or the
+        weights beside it are quite others than when it was written (`load_adapter`)."""
+        own, found = _tensors(self.model, self.name), open_adapter(folder)
+        if {key: torch.cat(list(parts)).shape for key, parts in own.items()} != found.shapes:
             raise InputError(f"{folder} holds another adapter than the recipe's; choose another run folder")
+        _check_weights(found, self.model)
         with _open(folder) as file:
             for key, parts in own.items():
                 values: Tensor = file.get_tensor(key)

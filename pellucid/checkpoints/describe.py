@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,11 +52,14 @@ class Description:
     adapter: AdapterFolder | None = None
 
 
-def describe(name: str) -> Description:
-    """What the model called `name` (as for `pellucid.load`) says of itself. Raises `InputError` as loading does."""
+def describe(name: str, above: Sequence[Path] = ()) -> Description:
+    """What the model called `name` (as for `pellucid.load`) says of itself. Raises `InputError` as loading does.
+
+    above: adapters whose base it is.
+    """
     source = find_source(name)
     if source.kind == "adapter":
-        return describe_adapter(source)
+        return describe_adapter(source, above)
     stored: Counter[str] = Counter()
     labels = None
     if source.kind == "gguf":
@@ -98,10 +102,14 @@ def describe(name: str) -> Description:
     )
 
 
-def describe_adapter(source: Source) -> Description:
-    """The base that an adapter names, and the adapter beside it."""
+def describe_adapter(source: Source, above: Sequence[Path]) -> Description:
+    """The base that an adapter names, and the adapter beside it. An earlier adapter is merged into the base."""
     found = open_adapter(source.path)
-    base = describe(base_name(found))
+    base = describe(base_name(found, above), (*above, source.path.resolve()))
+    earlier = base.parameters.get("adapter", 0)
+    beside = base.weight_bytes - 4 * earlier
+    # Matrices that were rounded while it was trained, and those into which another is merged, are widened again.
+    kept = beside if found.quantize or earlier else base.kept_bytes
     count = sum(torch.Size(shape).numel() for shape in found.shapes.values())
     own = (source.path / "tokenizer.json").is_file()
     told = ("version", "base", "steps", "tokens_seen", "last_loss")
@@ -110,10 +118,13 @@ def describe_adapter(source: Source) -> Description:
         source=source,
         tokenizer=Tokenizer.load(source.path) if own else base.tokenizer,
         about={name: found.made[name] for name in told if name in found.made},
-        stored={**base.stored, "adapter": bytes_on_disk(source.path / ADAPTER_WEIGHTS)},
+        stored={
+            **base.stored,
+            "adapter": base.stored.get("adapter", 0) + bytes_on_disk(source.path / ADAPTER_WEIGHTS),
+        },
         parameters={**base.parameters, "adapter": count},
-        weight_bytes=base.weight_bytes + 4 * count,
-        kept_bytes=base.kept_bytes + 4 * count,
+        weight_bytes=beside + 4 * count,
+        kept_bytes=kept + 4 * count,
         adapter=found,
     )
 

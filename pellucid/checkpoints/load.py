@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,19 @@ def load_classifier(
 
 
 def _read(
-    name_or_path: str | Path, dtype: str | torch.dtype, device: str, quantize: str | None
+    name_or_path: str | Path, dtype: str | torch.dtype, device: str, quantize: str | None, above: Sequence[Path] = ()
 ) -> tuple[Decoder, Tokenizer]:
+    """above: adapters whose base this is."""
     wanted, rounded, source = parse_dtype(dtype), parse_quantize(quantize), find_source(name_or_path)
     try:
         if source.kind == "gguf":
             model, tokenizer = read_gguf(source.path, wanted, device, rounded)
         elif source.kind == "adapter":
-            model, tokenizer = _read_adapted(source.path, dtype, device, quantize)
+            model, tokenizer = _read_adapted(source.path, dtype, device, quantize, above)
         else:
             model, tokenizer = read_folder(source.path, wanted, device, rounded)
     except InputError as error:
-        if source.repository is None:
+        if source.repository is None or source.kind == "adapter":  # which says itself what is wrong, or its base does
             raise
         raise PellucidError(
             f"the cached copy of {source.repository!r} cannot be read ({error}); remove {source.path} and load it again"
@@ -82,18 +84,32 @@ def _read(
     return model.eval(), tokenizer
 
 
-def _read_adapted(path: Path, dtype: str | torch.dtype, device: str, quantize: str | None) -> tuple[Decoder, Tokenizer]:
+def _read_adapted(
+    path: Path, dtype: str | torch.dtype, device: str, quantize: str | None, above: Sequence[Path]
+) -> tuple[Decoder, Tokenizer]:
     """The base that an adapter names, with the adapter; rounded as it was beside it, unless another form is asked for.
 
     An adapter that was trained beside another one has that one merged into its base.
     """
     found = open_adapter(path)
-    name = base_name(found)
+    name = base_name(found, above)
+    if found.fields.get("revision") not in (None, "", "main"):
+        warnings.warn(
+            f"{path} was made for {name!r} in its revision {found.fields['revision']!r}; the one that is there is "
+            "taken, whichever it is",
+            stacklevel=4,
+        )
     if found.quantize == IN_NF4 and quantize in (None, STORED):
         quantize = AS_NF4
-    model, tokenizer = _read(name, dtype, device, quantize)
+    model, tokenizer = _read(name, dtype, device, quantize, (*above, path.resolve()))
     for earlier in adapter_names(model):
-        merge_adapter(model, earlier)
+        merged = merge_adapter(model, earlier)
+        if model.dtype != torch.float32:
+            warnings.warn(
+                f"{name}, on which {path} was trained, was merged into its base in {model.dtype}: logits as large as "
+                f"{merged.spread:.3g} moved by up to {merged.largest:.2g}; load it in float32 where that matters",
+                stacklevel=4,
+            )
     if (path / "tokenizer.json").is_file():
         tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -105,20 +121,24 @@ def _read_adapted(path: Path, dtype: str | torch.dtype, device: str, quantize: s
     return model, tokenizer
 
 
-def base_name(found: AdapterFolder) -> str:
-    """The name of an adapter's base, which is there. Raises `InputError` otherwise."""
+def base_name(found: AdapterFolder, above: Sequence[Path] = ()) -> str:
+    """The name of an adapter's base, which is there. above: adapters whose base this one is, resolved.
+
+    Raises `PellucidError` where it is not there, `InputError` where it names itself or one of these.
+    """
     path = found.path
     if not found.base:
         raise InputError(f"{path} does not say what its base is: set base_model_name_or_path in {ADAPTER_CONFIG}")
     try:
         source = find_source(found.base)
-    except InputError as error:
-        raise InputError(
+    except PellucidError as error:
+        raise type(error)(
             f"{path} was made for the base {found.base!r}, which is not to be had ({error}): put it there, or set "
             f"base_model_name_or_path in {ADAPTER_CONFIG}"
         ) from None
-    if source.path.resolve() == path.resolve():
-        raise InputError(f"{path} names itself as its base: set base_model_name_or_path in {ADAPTER_CONFIG}")
+    if source.path.resolve() in (path.resolve(), *above):
+        around = " in a circle" if above else ""
+        raise InputError(f"{path} names itself as its base{around}: set base_model_name_or_path in {ADAPTER_CONFIG}")
     return found.base
 
 

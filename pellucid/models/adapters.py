@@ -27,7 +27,8 @@ class AdapterConfig:
 
     targets: the layers that get one, by the family's names (`q_proj`, `self_attn.q_proj`,
     `model.layers.3.self_attn.q_proj`) or ours (`query`, `blocks.3.attention.query`); "all-linear": every matrix of the
-    blocks. rslora: the scale is alpha / sqrt(rank). dora: a trained magnitude for each row (Liu et al. 2024).
+    blocks. rslora: the scale is alpha / sqrt(rank). dora: a trained magnitude for each row (Liu et al. 2024);
+    with dropout, what training computes differs from peft's, which drops before the base's own product too.
     """
 
     rank: int = 16
@@ -142,8 +143,8 @@ def add_adapter(model: Decoder, config: AdapterConfig, name: str = DEFAULT, seed
 
 def check_name(model: Decoder, name: str) -> None:
     """`InputError` for a name that an adapter cannot have, or that is taken."""
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
-        raise InputError(f"an adapter cannot be called {name!r}: choose a word without points")
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise InputError(f"an adapter cannot be called {name!r}: choose another word, without points")
     if name in adapter_names(model):
         raise InputError(f"there is an adapter {name!r} already: remove it first, or choose another name")
 
@@ -175,7 +176,7 @@ def active_adapter(model: Decoder) -> str | None:
 def use_adapter(model: Decoder, name: str | None) -> None:
     """From here on the model computes with this adapter, or with none. InputError: it has no such one."""
     if name is not None:
-        _known(model, name)
+        check_known(model, name)
     for layer in adapted(model).values():
         layer.active = name if name is not None and name in layer.adapters else None
 
@@ -221,7 +222,7 @@ def adapter_on(model: Decoder, name: str | None) -> Iterator[None]:
 
 def remove_adapter(model: Decoder, name: str) -> None:
     """Takes an adapter away. Where it was the active one, none is active. InputError: there is no such one."""
-    _known(model, name)
+    check_known(model, name)
     for path, layer in adapted(model).items():
         if name in layer.adapters:
             del layer.adapters[name]
@@ -238,7 +239,7 @@ def merge_adapter(model: Decoder, name: str = DEFAULT, tokens: Tensor | None = N
     rounded to the model's own type, which is where the difference comes from. Other adapters leave the model together
     with the layers; `unmerge_adapter` brings all of it back, bit for bit. InputError: there is no such adapter.
     """
-    _known(model, name)
+    check_known(model, name)
     if tokens is None:
         size = min(64, model.config.max_positions)
         tokens = torch.randint(model.config.vocab_size, (1, size), generator=torch.Generator().manual_seed(0))
@@ -277,7 +278,8 @@ def unmerge_adapter(model: Decoder, merged: Merged) -> None:
         put_layer(model, path, layer)
 
 
-def _known(model: Decoder, name: str) -> None:
+def check_known(model: Decoder, name: str) -> None:
+    """`InputError` for a name that no adapter of the model has."""
     names = adapter_names(model)
     if name not in names:
         there = f"there are {', '.join(names)}" if names else "there are none"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pellucid.alignment.fisher import fisher_diagonal, trained
-from pellucid.alignment.invariant import FRESH, InvariantPath, along
+from pellucid.alignment.invariant import FRESH, InvariantPath, turn
 from pellucid.data.examples import IGNORE, Examples
 from pellucid.models.config import ModelConfig
 from pellucid.models.decoder import Decoder
@@ -21,6 +21,12 @@ from pellucid.training.ranks import Ranks
 from tests.training.tiny_run import SHAPE, Counting
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def along(step: Sequence[Tensor], metric: Sequence[Tensor], strength: float) -> list[Tensor]:
+    turned = [part.clone() for part in step]
+    turn(turned, metric, strength)
+    return turned
 
 
 def drawn(seed: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,6 +76,7 @@ def test_stronger_is_more_invariant(seed: int) -> None:
 
 def test_no_step_stays_none() -> None:
     assert [part.tolist() for part in along([torch.zeros(2)], [torch.ones(2)], 1.0)] == [[0.0, 0.0]]
+    assert [part.tolist() for part in along([torch.ones(2)], [torch.zeros(2)], 1.0)] == [[1.0, 1.0]]
 
 
 class Odd:

@@ -189,6 +189,7 @@ def divergence(model: Decoder, base: Decoder, folder: Path) -> float:
         ("keep={penalty: l2, strength: 0}", "keep.strength = 0"),
         ("keep={penalty: l2, strength: -1.0}", "keep.strength = -1.0"),
         ("keep={penalty: l2, strength: 1, data: old.txt}", "penalty = l2 reads no old text: leave out data"),
+        ("keep={penalty: l2, strength: 1, rows: 9}", "penalty = l2 reads no old text: leave out rows"),
         ("keep={penalty: ewc, strength: 1}", "keep.penalty = ewc reads old text: give it as keep.data, or"),
         ("keep={penalty: fip, strength: 1}", "keep.penalty = fip reads old text: give it as keep.data, or"),
         ("keep={penalty: fip, strength: 1, data: nowhere.txt}", "nowhere.txt"),

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import pellucid
-from pellucid.checkpoints.adapters import load_adapter, open_adapter, save_adapter
+from pellucid.checkpoints.adapters import AdapterSaved, load_adapter, open_adapter, save_adapter
+from pellucid.checkpoints.describe import describe
 from pellucid.checkpoints.save import About, save
 from pellucid.errors import InputError
 from pellucid.models.adapters import (
@@ -178,6 +179,12 @@ def test_a_folder_is_loaded_by_its_name_alone(bases: Any, tmp_path: Path) -> Non
     stir(model, seed=2)
     save_adapter(model, tmp_path / "two", base=tmp_path / "one")
     assert torch.equal(logits(pellucid.load(tmp_path / "two")[0]), logits(model))
+    with pytest.warns(UserWarning, match=r"was merged into its base in torch.bfloat16: logits as large as"):
+        pellucid.load(tmp_path / "two", dtype="bfloat16")
+    one, two = (describe(str(tmp_path / name)) for name in ("one", "two"))
+    base = describe(bases("llama"))
+    assert two.weight_bytes == base.weight_bytes + 4 * two.parameters["adapter"] == two.kept_bytes
+    assert two.stored["adapter"] > one.stored["adapter"]
 
 
 def test_one_that_was_trained_beside_nf4_gets_such_a_base(bases: Any, tmp_path: Path) -> None:
@@ -291,6 +298,13 @@ def with_fields(folder: Path, **fields: Any) -> None:
         (lambda a: with_fields(a, base_model_name_or_path=None), "does not say what its base is"),
         (lambda a: with_fields(a, base_model_name_or_path="gone/../x"), "which is not to be had"),
         (lambda a: with_fields(a, base_model_name_or_path=str(a)), "names itself as its base"),
+        (
+            lambda a: (
+                with_fields(a, target_modules="("),
+                without(a, "1.mlp.up_proj.lora_A.weight", "1.mlp.up_proj.lora_B.weight"),
+            ),
+            "'(' is no pattern of layers' names",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_sentence(
@@ -301,6 +315,30 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(
     with pytest.raises(InputError) as error:
         pellucid.load(adapter)
     assert message in str(error.value)
+
+
+def test_adapters_that_name_each_other_are_one_sentence(bases: Any, tmp_path: Path) -> None:
+    one, other = (adapter_of(bases, tmp_path / name) for name in ("one", "other"))
+    with_fields(one, base_model_name_or_path=str(other))
+    with_fields(other, base_model_name_or_path=str(one))
+    for read in (pellucid.load, describe):
+        with pytest.raises(InputError, match="names itself as its base in a circle"):
+            read(str(one))
+
+
+def test_a_name_that_is_not_there_is_not_saved(bases: Any, tmp_path: Path) -> None:
+    model, _ = pellucid.load(bases("llama"))
+    add_adapter(model, KINDS["lora"], "polite")
+    with pytest.raises(InputError, match="did you mean 'polite'"):
+        save_adapter(model, tmp_path / "x", "polit", base=bases("llama"))
+
+
+def test_a_run_does_not_go_on_beside_another_base(bases: Any, tmp_path: Path) -> None:
+    adapter = adapter_of(bases, tmp_path / "adapter")
+    stranger = Decoder(CONFIGS["llama"], seed=5)
+    add_adapter(stranger, KINDS["lora"])
+    with pytest.raises(InputError, match="weights of this model are quite others"):
+        AdapterSaved(stranger, None, "x").restore(adapter)
 
 
 def test_a_folder_with_something_else_is_not_replaced(bases: Any, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_wrong_names_are_one_sentence() -> None:
     with pytest.raises(InputError, match="no adapter 'default': there are none"):
         merge_adapter(model)
     add_adapter(model, AdapterConfig(rank=2, targets=("q_proj",)), "polite")
-    for wrong in ("", "v1.0", "keys", "polite"):
+    for wrong in ("", "v1.0", "keys", "training", "polite"):
         with pytest.raises(InputError, match="adapter"):
             add_adapter(model, AdapterConfig(rank=2), wrong)
     with pytest.raises(InputError, match="did you mean 'polite'"):
