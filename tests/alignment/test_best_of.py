@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pellucid.alignment import best_of
 from pellucid.alignment.best_of import Drawn, curve, draw, draw_picture, expected_best, expected_vote, table
 from pellucid.alignment.prompts import Prompt
 from pellucid.alignment.rewards import Reward
@@ -35,7 +36,9 @@ def test_votes() -> None:
     drawn = Drawn(texts, (5,) * 5, (1.0, 1.0, 0.0, 0.0, 1.0))
     assert expected_vote(drawn, 5) == 1
     assert expected_vote(Drawn(texts[2:], (5,) * 3, (0.0, 0.0, 1.0)), 3) == 0
-    assert 0.4 < expected_vote(drawn, 1) < 0.8  # one of five, three of which are right
+    assert expected_vote(drawn, 1) == pytest.approx(0.6)  # one of five, three of which are right
+    many = Drawn(("7", "8") * 8, (5,) * 16, (1.0, 0.0) * 8)
+    assert expected_vote(many, 8, "0 1") == expected_vote(many, 8, "0 1") != expected_vote(many, 8, "0 2")
     tie = Drawn(("a", "b"), (1, 1), (1.0, 0.0))
     assert expected_vote(tie, 2) == 1
 
@@ -73,3 +76,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "curve.svg").is_file()
     assert command([*asked, "--answers", "0,2"]) == 2
     assert "numbers from 1 to 128" in capsys.readouterr().err
+    assert command([*asked[:-1], "128", "--answers", "1"]) == 2
+    assert "holds 128 tokens" in capsys.readouterr().err
+    write_lines(prompts, [{"prompt": text, "answer": "x"} for text in ("Say 1", "many " * 99)])
+    assert command([*asked, "--answers", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["prompts"] == 1 and "data 1 dropped: prompt too long" in printed.err
+
+
+def test_without_matplotlib_nothing_is_drawn_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(best_of, "find_spec", lambda _: None)
+    asked = ["best-of", "no/such/model", "--prompts", "none.jsonl", "--reward", "exact"]
+    assert command([*asked, "-o", str(tmp_path / "curve.svg")]) == 2
+    assert "Matplotlib is not installed" in capsys.readouterr().err
