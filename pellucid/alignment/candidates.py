@@ -99,10 +99,19 @@ def prompt_of(value: Any, place: str) -> Prompt:
 
 
 def candidates(
-    engine: Engine, prompts: Sequence[Prompt], count: int, params: SamplingParams, seed: int = 0
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    count: int,
+    params: SamplingParams,
+    seed: int = 0,
+    *,
+    whole: bool = True,
+    counts: Counter[str] | None = None,
 ) -> list[Candidates]:
     """`count` answers to each prompt, drawn by `params`; equal ones and those that no data may hold (empty, or with the
-    character NUL) are left out.
+    character NUL) are left out, and those that `max_tokens` or the context cut off, unless not only `whole` ones count.
+
+    counts: is given how many were "cut off".
 
     What is drawn for a prompt is a function of it, of `params` and of `seed`, whatever else is asked. Raises
     `InputError` by its place for a prompt that the context does not hold or the chat template refuses.
@@ -112,7 +121,17 @@ def candidates(
             drawn = params.with_({"n": count, "seed": random_number(2**31, "candidates", seed, prompt.key)})
             outputs.add(prompt_ids(engine, prompt), drawn, in_chat=True)
         answered = list(outputs.answered())
-    texts = [[answer.text.strip() for answer in one.answers if "\0" not in answer.text] for one in answered]
+    cut = sum(answer.finish_reason == "length" for one in answered for answer in one.answers)
+    if counts is not None:
+        counts["cut off"] += cut
+    texts = [
+        [
+            answer.text.strip()
+            for answer in one.answers
+            if "\0" not in answer.text and not (whole and answer.finish_reason == "length")
+        ]
+        for one in answered
+    ]
     return [
         Candidates(prompt, tuple(dict.fromkeys(filter(None, several))))
         for prompt, several in zip(prompts, texts, strict=True)

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pellucid.checkpoints.atomic import refused
 from pellucid.errors import InputError
 
 ANSWERS = ".answers"
+CHOSEN = b', "chosen": '  # what follows the prompt in a line
 TOGETHER = 8  # prompts to which answers are drawn at a time
 
 Draw = Callable[[Sequence[Prompt]], Sequence[Candidates]]
@@ -30,7 +32,7 @@ Draw = Callable[[Sequence[Prompt]], Sequence[Candidates]]
 @dataclass
 class Tally:
     """What came of a session. passed: prompts without a pair: skipped, or none is better; alike: prompts to which all
-    answers were equal. swayed, unusable: as `Judged` has them."""
+    answers were equal, or fewer than two were whole. swayed, unusable, unsaid: as `Judged` has them."""
 
     prompts: int = 0
     pairs: int = 0
@@ -38,6 +40,7 @@ class Tally:
     alike: int = 0
     swayed: int = 0
     unusable: int = 0
+    unsaid: int = 0
 
     def take(self, judged: Judged) -> None:
         self.prompts += 1
@@ -45,6 +48,7 @@ class Tally:
         self.passed += not judged.pairs
         self.swayed += judged.swayed
         self.unusable += judged.unusable
+        self.unsaid += judged.unsaid
 
 
 class Collection:
@@ -103,7 +107,8 @@ class Collection:
 
     def _decide(self, one: Candidates, judged: Judged, name: str) -> None:
         if not judged.pairs:
-            self._pass(one.prompt)
+            if not judged.unusable:  # of which nothing could be read is asked again in another session
+                self._pass(one.prompt)
             return
         said = [[{"role": "assistant", "content": answer}] for answer in one.answers]
         lines = [
@@ -135,10 +140,13 @@ class Collection:
             self._done |= {Prompt(tuple(line["prompt"])).key for line in self._lines(self.path)}
 
     def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
-        """What a file holds; a last line that was cut off while it was written is taken away first."""
+        """What a file holds; a last line that was cut off while it was written is taken away first, and with it those
+        before it on the same prompt: they were written together, and without it are not all that was chosen."""
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
+            if path == self.path:
+                whole -= sum(map(len, together_with(content[whole:], content[:whole].splitlines(keepends=True))))
             os.truncate(path, whole)
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
@@ -159,3 +167,11 @@ class Collection:
                 os.fsync(file.fileno())
         except OSError as error:
             raise refused(path, error, "make room: earlier choices are kept, and the same command goes on") from error
+
+
+def together_with(begun: bytes, lines: Sequence[bytes]) -> list[bytes]:
+    """Of whole lines of preferences the last ones, if they are on the prompt of the line that was begun after them."""
+    prompt, found, _ = lines[-1].partition(CHOSEN) if lines else (b"", b"", b"")
+    if not found or not (begun.startswith(prompt + found) or (prompt + found).startswith(begun)):
+        return []
+    return list(takewhile(lambda line: line.startswith(prompt + found), reversed(lines)))

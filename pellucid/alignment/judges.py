@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
+from threading import Event
 from typing import Any
 
 from pellucid.alignment.candidates import Candidates
 from pellucid.alignment.endpoint import Endpoint
-from pellucid.alignment.reward_model import RewardModel
+from pellucid.alignment.reward_model import RewardModel, said_ids
 from pellucid.alignment.rewards import Reward
 from pellucid.data.messages import text_of
+from pellucid.errors import PellucidError
 
 TOGETHER = 8  # prompts of an endpoint under way at once
 
@@ -26,12 +29,16 @@ TOGETHER = 8  # prompts of an endpoint under way at once
 @dataclass(frozen=True, slots=True)
 class Judged:
     """pairs: (the better answer, the worse one), by number. swayed: pairs of which the judge preferred whichever stood
-    first, or last. unusable: replies from which no verdict could be read."""
+    first, or last. unusable: replies from which no verdict could be read. unsaid: pairs on which the judge would not
+    say anything, which is not to say that neither is better."""
 
     pairs: tuple[tuple[int, int], ...]
     swayed: int = 0
     unusable: int = 0
+    unsaid: int = 0
 
+
+UNDECIDED = Judged((), unusable=1)  # of a prompt that is to be asked again
 
 Judge = Callable[[Iterable[Candidates]], Iterator[Judged]]
 """What judges are: one `Judged` for each of the candidates, in order, as soon as it is there."""
@@ -42,14 +49,15 @@ is said."""
 
 
 def by_score(scores: Scores, together: int = 16) -> Judge:
-    """The judge that prefers the higher score, and has no opinion on equal ones. together: prompts at a time."""
+    """The judge that prefers the higher score, and neither of equal ones. together: prompts at a time."""
 
     def judge(several: Iterable[Candidates]) -> Iterator[Judged]:
         for batch in batches(several, together):
             found = iter(scores(batch))
             for one in batch:
                 own = [next(found) for _ in one.answers]
-                yield Judged(tuple(ordered(own)))
+                known = sum(score is not None for score in own)
+                yield Judged(tuple(ordered(own)), unsaid=comb(len(own), 2) - comb(known, 2))
 
     return judge
 
@@ -74,10 +82,15 @@ def batches(several: Iterable[Candidates], size: int) -> Iterator[list[Candidate
 
 
 def by_reward_model(model: RewardModel) -> Judge:
-    """The judge that asks a reward model."""
-    return by_score(
-        lambda batch: model.score_messages([one.conversation(n) for one in batch for n in range(len(one.answers))])
-    )
+    """The judge that asks a reward model. Of an answer that is longer than this reads it says nothing."""
+
+    def scores(batch: Sequence[Candidates]) -> list[float | None]:
+        said = [said_ids(model.tokenizer, one.conversation(n)) for one in batch for n in range(len(one.answers))]
+        read = [number for number, ids in enumerate(said) if len(ids) <= model.model.config.max_positions]
+        found = dict(zip(read, model.score([said[number] for number in read]), strict=True))
+        return [found.get(number) for number in range(len(said))]
+
+    return by_score(scores)
 
 
 def by_rule(rule: Reward) -> Judge:
@@ -126,24 +139,40 @@ class ByEndpoint:
     together: int = TOGETHER
 
     def __call__(self, several: Iterable[Candidates]) -> Iterator[Judged]:
-        """Raises `PellucidError` where the endpoint gives no answer."""
-        with ThreadPoolExecutor(self.together) as pool:
-            waiting: deque[Future[Judged]] = deque()
-            try:
-                for one in several:
-                    waiting.append(pool.submit(self.judge, one))
-                    if len(waiting) >= self.together:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        """Raises `PellucidError` where the endpoint gives no answer, once what it did give is told.
 
-    def judge(self, one: Candidates) -> Judged:
-        """All pairs of one prompt."""
+        However it ends, no more is asked: what is under way ends with its request.
+        """
+        pool, stop = ThreadPoolExecutor(self.together), Event()
+        waiting: deque[Future[Judged]] = deque()
+        try:
+            for one in several:
+                waiting.append(pool.submit(self.judge, one, stop))
+                if len(waiting) >= self.together:
+                    yield waiting[0].result()
+                    waiting.popleft()
+            while waiting:
+                yield waiting[0].result()
+                waiting.popleft()
+        except (PellucidError, KeyboardInterrupt):
+            stop.set()
+            for future in waiting:
+                yield future.result() if future.done() and future.exception() is None else UNDECIDED
+            raise
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def judge(self, one: Candidates, stop: Event) -> Judged:
+        """All pairs of one prompt; `UNDECIDED` where it was stopped before the last."""
         pairs, swayed, unusable = [], 0, 0
         for i, j in combinations(range(len(one.answers)), 2):
-            there, back = self.verdict(one, i, j), self.verdict(one, j, i)
+            if stop.is_set():
+                return UNDECIDED
+            there = self.verdict(one, i, j)
+            if stop.is_set():
+                return UNDECIDED
+            back = self.verdict(one, j, i)
             unusable += (there is None) + (back is None)
             if there is None or back is None:
                 continue

@@ -15,13 +15,15 @@ Z = 1.959964  # of the standard normal distribution: 95 % lie within
 @dataclass(frozen=True, slots=True)
 class WinRate:
     """How A did against B. ties: equal answers, and pairs of which the judge was not sure, `swayed` of them because it
-    preferred a place. unusable: pairs without a verdict, which do not count."""
+    preferred a place. unusable: pairs without a verdict, and unsaid: those on which the judge would not say anything;
+    neither count."""
 
     wins: int
     losses: int
     ties: int
     swayed: int = 0
     unusable: int = 0
+    unsaid: int = 0
 
     @property
     def count(self) -> int:
@@ -74,11 +76,12 @@ def count(pairs: Iterable[Candidates], judge: Judge) -> WinRate:
             else:
                 yield one
 
-    wins = losses = ties = swayed = unusable = 0
+    wins = losses = ties = swayed = unusable = unsaid = 0
     for judged in judge(different()):
         wins += judged.pairs == ((0, 1),)
         losses += judged.pairs == ((1, 0),)
-        ties += not judged.pairs and not judged.unusable
+        ties += not judged.pairs and not judged.unusable and not judged.unsaid
         swayed += judged.swayed
         unusable += judged.unusable > 0
-    return WinRate(wins, losses, ties + equal, swayed, unusable)
+        unsaid += judged.unsaid
+    return WinRate(wins, losses, ties + equal, swayed, unusable, unsaid)

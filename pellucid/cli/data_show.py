@@ -205,11 +205,16 @@ def in_colour(spans: Iterator[Span], terminal: bool, colour: str = LEARNT) -> Te
             text.append(OPEN if span.learnt else CLOSE)
             inside = span.learnt
         style = colour if span.learnt else SPECIAL if span.special else REST
-        content = span.text.replace("\x1b", "␛")  # data must not speak to the terminal
+        content = silenced(span.text)
         text.append(content, f"{style} underline" if span.special else style)
     if inside and not terminal:
         text.append(CLOSE)
     return text
+
+
+def silenced(text: str) -> str:
+    """Text of data or of a model, which must not speak to the terminal."""
+    return text.replace("\x1b", "␛").replace("\x9b", "␛")
 
 
 def print_sum(examples: Examples, console: Console) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pellucid.cli import running
+from pellucid.cli.data_show import silenced
 from pellucid.errors import InputError, PellucidError
 
 if TYPE_CHECKING:
@@ -65,7 +68,6 @@ def prefer(
     Example: pellucid prefer smollm2 --prompts prompts.jsonl -o preferences.jsonl
     """
     import json
-    from collections import Counter
 
     from pellucid.alignment.candidates import read_prompts
     from pellucid.checkpoints.source import find_source
@@ -87,15 +89,23 @@ def prefer(
             "model": model,
             "answers": answers,
             **params.model_dump(include={"temperature", "top_p", "max_tokens"}),
+            "dtype": dtype,
+            "quantize": quantize,
         }
         tally = collect(output, {**about, "seed": seed}, asked, drawn, answers, chosen, judge)
+        if drawn.cut:
+            running.note(f"{drawn.cut:,} answers were cut off by --max-tokens {max_tokens} and left out: allow more")
         print(json.dumps(vars(tally)) if as_json else said_of(tally, output))
         return
     assert against is not None
     from pellucid.alignment.win_rate import win_rate
 
     ours, theirs = (drawn.one_each(name, asked) for name in (model, against))
+    if drawn.cut:
+        running.note(f"{drawn.cut:,} answers were cut off by --max-tokens {max_tokens}, and are judged so: allow more")
     rate = win_rate(asked, ours, theirs, chosen)
+    if not rate.count and not rate.unusable:
+        raise PellucidError(f"{judge} preferred no answer to another, so there is no win rate: judge one pair at least")
     if not rate.count:
         raise PellucidError(f"no verdict could be read from what {judge} said: give another judge, or --judge-model")
     low, high = rate.interval
@@ -108,25 +118,33 @@ def prefer(
         print(f"{rate.swayed:,} of the ties are pairs of which the judge preferred whichever stood first, or last.")
     if rate.unusable:
         print(f"{rate.unusable:,} pairs do not count: no verdict could be read.")
+    if rate.unsaid:
+        print(f"{rate.unsaid:,} pairs do not count: they were skipped, or the judge could not read or score an answer.")
 
 
 class Drawing:
-    """Answers of models that are opened when they are needed."""
+    """Answers of models that are opened when they are needed. cut: how many were not whole."""
 
     def __init__(self, timeline: Timeline, dtype: str, quantize: str | None, params: SamplingParams, seed: int) -> None:
         self.timeline, self.dtype, self.quantize, self.params, self.seed = timeline, dtype, quantize, params, seed
         self._open: tuple[str, Any] = ("", None)
+        self._counts = Counter[str]()
 
-    def __call__(self, name: str, prompts: Sequence[Prompt], count: int) -> list[Candidates]:
+    @property
+    def cut(self) -> int:
+        return self._counts["cut off"]
+
+    def __call__(self, name: str, prompts: Sequence[Prompt], count: int, *, whole: bool = True) -> list[Candidates]:
         from pellucid.alignment.candidates import candidates
 
         if self._open[0] != name:
             self._open = (name, running.open_engine(name, self.dtype, self.timeline, quantize=self.quantize))
-        return candidates(self._open[1], prompts, count, self.params, self.seed)
+        engine = self._open[1]
+        return candidates(engine, prompts, count, self.params, self.seed, whole=whole, counts=self._counts)
 
     def one_each(self, name: str, prompts: Sequence[Prompt]) -> list[str]:
-        """One answer to each prompt, perhaps an empty one."""
-        return [one.answers[0] if one.answers else "" for one in self(name, prompts, 1)]
+        """One answer to each prompt, perhaps an empty one, or one that is cut off."""
+        return [one.answers[0] if one.answers else "" for one in self(name, prompts, 1, whole=False)]
 
 
 def open_judge(name: str, model: str | None, key: str | None, seconds: float, seed: int) -> Judge:
@@ -167,9 +185,10 @@ def said_of(tally: Tally, output: Path) -> str:
     parts = [f"{output}: {tally.prompts:,} prompts judged, {tally.pairs:,} pairs"]
     for count, what in (
         (tally.passed, "prompts without a pair"),
-        (tally.alike, "prompts more to which all answers were equal"),
+        (tally.alike, "prompts more to which all answers were equal, or fewer than two whole"),
         (tally.swayed, "pairs of which the judge preferred a place"),
         (tally.unusable, "replies from which no verdict could be read"),
+        (tally.unsaid, "pairs skipped, or with an answer that the judge could not read or score"),
     ):
         if count:
             parts.append(f"{count:,} {what}")
@@ -189,13 +208,16 @@ class Person:
         for number, one in enumerate(several, 1):
             order = self.order(one)
             typer.secho(f"\n{number}", dim=True)
-            typer.echo(as_text(one.prompt.messages))
+            typer.echo(silenced(as_text(one.prompt.messages)))
             for place, answer in enumerate(order, 1):
                 typer.secho(f"\n[{place}] ", bold=True, nl=False)
-                typer.echo(one.answers[answer])
+                typer.echo(silenced(one.answers[answer]))
             groups = ask(len(order))
             if groups is None:
                 return
+            if not groups:
+                yield Judged((), unsaid=comb(len(order), 2))
+                continue
             places = [place for group in groups for place in group]
             rank = {place: n for n, group in enumerate(groups) for place in group}
             better = [(order[i], order[j]) for i in places for j in places if rank[i] < rank[j]]

@@ -17,7 +17,8 @@ from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PARAMS = SamplingParams(temperature=1.0, max_tokens=6)
+ENDS = dict.fromkeys(tiny_tokenizer().stop_ids, 3.5)  # a bias, with which the answers of a random model end
+PARAMS = SamplingParams(temperature=1.0, max_tokens=24, logit_bias=ENDS)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,16 @@ def test_what_is_drawn_depends_on_nothing_but_prompt_and_seed(engine: Engine) ->
 
 
 def test_equal_answers_are_one(engine: Engine) -> None:
-    (found,) = candidates(engine, [prompt_of("one", "x")], 3, SamplingParams(temperature=0.0, max_tokens=3))
+    params = SamplingParams(temperature=0.0, max_tokens=3)
+    (found,) = candidates(engine, [prompt_of("one", "x")], 3, params, whole=False)
     assert len(found.answers) == 1
+
+
+def test_answers_that_were_cut_off_are_left_out_and_counted(engine: Engine) -> None:
+    """D5: half an answer teaches not to end."""
+    params, counts = SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True), Counter[str]()
+    (found,) = candidates(engine, [prompt_of("one", "x")], 3, params, counts=counts)
+    assert found.answers == () and counts == {"cut off": 3}
 
 
 def test_a_prompt_that_the_context_does_not_hold_is_named(engine: Engine) -> None:

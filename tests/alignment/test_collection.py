@@ -69,9 +69,27 @@ def test_it_is_left_and_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_prompt_without_a_choice_is_not_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    tally = Collection(path, ABOUT).collect(PROMPTS[:2], Drawing(), patient(2, Judged((), 1, 2)), "me")
-    assert tally == Tally(prompts=2, passed=2, swayed=2, unusable=4)
+    tally = Collection(path, ABOUT).collect(PROMPTS[:2], Drawing(), patient(2, Judged((), 1)), "me")
+    assert tally == Tally(prompts=2, passed=2, swayed=2)
     assert not path.exists() and Collection(path, ABOUT).left(PROMPTS[:3]) == PROMPTS[2:3]
+
+
+def test_a_prompt_on_which_the_judge_talked_nonsense_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    tally = Collection(path, ABOUT).collect(PROMPTS[:1], Drawing(), patient(1, Judged((), 0, 2)), "me")
+    assert tally.unusable == 2 and Collection(path, ABOUT).left(PROMPTS[:1]) == PROMPTS[:1]
+
+
+@pytest.mark.parametrize("lost", [1, 150, 200, 300])
+def test_a_prompt_of_which_some_pairs_were_cut_off_is_decided_again(lost: int, tmp_path: Path) -> None:
+    path, three = tmp_path / "p.jsonl", patient(2, Judged(((0, 1), (2, 1), (0, 2))))
+    Collection(path, ABOUT).collect(PROMPTS[:2], Drawing(), three, "me")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-lost])
+    again = Collection(path, ABOUT)
+    assert again.left(PROMPTS[:2]) == PROMPTS[1:2]
+    again.collect(PROMPTS[:2], Drawing(), three, "me")
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))

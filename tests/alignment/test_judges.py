@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from pellucid.alignment.candidates import Candidates, Prompt
 from pellucid.alignment.endpoint import Endpoint
-from pellucid.alignment.judges import ByEndpoint, Judge, by_reward_model, by_rule, by_score, read_verdict
+from pellucid.alignment.judges import (
+    UNDECIDED,
+    ByEndpoint,
+    Judge,
+    Judged,
+    by_reward_model,
+    by_rule,
+    by_score,
+    read_verdict,
+)
 from pellucid.alignment.reward_model import RewardModel
 from pellucid.alignment.rewards import Reward
 from pellucid.alignment.win_rate import WinRate, wilson, win_rate
@@ -203,6 +212,55 @@ def test_what_has_no_verdict_does_not_count() -> None:
     with served(lambda _: "?") as (url, _):
         found = win_rate([prompt()], ["a"], ["b"], ByEndpoint(Endpoint.open(url)))
     assert found.unusable == 1 and found.count == 0 and found.interval == (0.0, 1.0)
+
+
+def test_no_opinion_is_no_tie() -> None:
+    found = win_rate([prompt()] * 2, ["a", "?"], ["b", "c"], by_score(lambda batch: [2.0, 1.0, None, 1.0]))
+    assert found == WinRate(1, 0, 0, unsaid=1) and found.rate == 1
+
+
+def test_an_answer_that_a_reward_model_cannot_read_is_not_compared() -> None:
+    model = RewardModel(Classifier.of(random_model(CONFIGS["llama"])), tiny_tokenizer())
+    (judged,) = by_reward_model(model)([Candidates(prompt("12?"), ("on the 12", "in", "12 " * 200))])
+    assert len(judged.pairs) == 1 and judged.unsaid == 2
+
+
+def test_what_was_said_before_an_endpoint_failed_is_told() -> None:
+    several = [Candidates(prompt(text), ("a", "bb")) for text in ("bad", "good", "good")]
+    third = threading.Event()
+
+    def reply(request: dict[str, Any]) -> str | None:
+        if "bad" in request["messages"][1]["content"]:
+            third.wait(5)
+            return None
+        return longer_first(request)
+
+    def drawn(asked: list[dict[str, Any]]) -> Iterator[Candidates]:
+        yield from several[:2]
+        until = time.monotonic() + 5
+        while len(asked) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)  # for the last reply to be read
+        third.set()
+        yield several[2]
+
+    found = []
+    with served(reply) as (url, asked), pytest.raises(PellucidError, match="no chat completion"):
+        for judged in ByEndpoint(Endpoint(url, "m"), together=3)(drawn(asked)):
+            found.append(judged)
+    assert found[:2] == [UNDECIDED, Judged(((1, 0),))]
+
+
+def test_a_judge_that_is_left_asks_no_more() -> None:
+    many = Candidates(prompt(), tuple("a" * n for n in range(1, 9)))  # 56 questions
+    with served(longer_first, seconds=0.05) as (url, asked):
+        judge = ByEndpoint(Endpoint(url, "m"), together=2)([Candidates(prompt(), ("a", "bb")), many])
+        next(judge)
+        judge.close()  # type: ignore[attr-defined]
+        time.sleep(0.3)
+        before = len(asked)
+        time.sleep(0.2)
+    assert len(asked) == before < 10
 
 
 def test_the_interval_is_that_of_the_book() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,21 @@ from pellucid.cli import running
 from pellucid.cli.app import run as command
 from pellucid.cli.prefer import read_ranking
 from pellucid.inference.engine import Engine
+from pellucid.inference.params import SamplingParams
 from pellucid.models.classifier import Classifier
 from tests.checkpoints.tiny import CONFIGS, random_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHORT = ["--max-tokens", "6"]
+SHORT = ["--max-tokens", "24"]
+ENDS = dict.fromkeys(tiny_tokenizer().stop_ids, 3.5)
+
+
+class Ending(Engine):
+    """Answers of a random model that come to an end."""
+
+    def add(self, prompt: Sequence[int], params: SamplingParams, **given: Any) -> int:
+        return super().add(prompt, params.with_({"logit_bias": ENDS, "min_tokens": 3}), **given)
 
 
 @pytest.fixture
@@ -27,7 +38,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, which every engine runs, prompts, a reward model and a rule."""
     model = random_model(CONFIGS["llama"])
     monkeypatch.setattr(
-        running, "open_engine", lambda *_, **__: Engine(model, tiny_tokenizer(), max_sequences=8, native=False)
+        running, "open_engine", lambda *_, **__: Ending(model, tiny_tokenizer(), max_sequences=8, native=False)
     )
     save(model, tiny_tokenizer(), tmp_path / "model")
     save(Classifier.of(model), tiny_tokenizer(), tmp_path / "reward")
@@ -92,6 +103,25 @@ def test_two_models_are_compared(files: Path, capsys: pytest.CaptureFixture[str]
     assert prefer(files, *against, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["rate"] == 0.5 and told["low"] < 0.5 < told["high"] and told["ties"] == 3
+
+
+def test_a_comparison_that_is_left_at_once_is_no_win_rate(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {
+        str(files / "model"): random_model(CONFIGS["llama"]),
+        str(files / "reward"): random_model(CONFIGS["qwen2"]),
+    }
+    monkeypatch.setattr(
+        running, "open_engine", lambda name, *_, **__: Ending(models[name], tiny_tokenizer(), native=False)
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    assert prefer(files, "--against", str(files / "reward")) == 1
+    assert "person preferred no answer to another, so there is no win rate" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("s\n1\nq\n"))
+    assert prefer(files, "--against", str(files / "reward"), "--json") == 0
+    told = json.loads("{" + capsys.readouterr().out.rpartition("{")[2])
+    assert told["unsaid"] == 1 and told["ties"] == 0 and told["wins"] + told["losses"] == 1
 
 
 @pytest.mark.parametrize(
