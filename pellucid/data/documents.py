@@ -88,8 +88,8 @@ def pair_documents(records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[
         tools = record.content.get("tools")
         prompt = tokenizer.apply_chat_template(record.content["prompt"], tools=tools, add_generation_prompt=True).ids
         good = [after_prompt(found, prompt) for found in made if isinstance(found, Document)]
-        pairs = [(good[i], good[j]) for i, j in better if good[i].ids != good[j].ids]
-        if pairs and all(any(document.mask or ()) for document in good):
+        pairs = [(good[i], good[j]) for i, j in better]
+        if all(one.ids != other.ids for one, other in pairs) and all(any(document.mask or ()) for document in good):
             yield [answer for pair in pairs for answer in pair]
         else:
             sentence = "as the chat template has them, the answers are equal or empty; mend or remove the record"

@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from pellucid.data.messages import Malformed, check_order, json_name, read_messages, text_field
@@ -153,12 +154,18 @@ def from_ranking(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, A
 def from_scores(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
     """k answers, each with a number; equal numbers say that neither is better."""
     answers, scores = record["answers"], record["scores"]
-    numbers = isinstance(scores, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in scores
-    )
+    numbers = isinstance(scores, list) and all(map(is_number, scores))
     if not numbers or not isinstance(answers, list) or len(scores) != len(answers):
         raise Malformed("malformed scores", "'scores' does not have a finite number for each of 'answers'; mend it")
     return scored(record, answers, "answers", list(map(float, scores)), counts)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that a float holds."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def scored(
@@ -177,6 +184,12 @@ def scored(
     for number, value in enumerate(answers, 1):
         messages = value if isinstance(value, list) else [{"role": "assistant", "content": value}]
         read.append(answer(normal, messages, f"{field} {number}", counts))
+    for i, j in combinations(range(len(read)), 2):
+        if read[i] == read[j] and scores[i] != scores[j]:
+            raise Malformed(
+                "chosen equals rejected",
+                f"'{field}' {i + 1} and {j + 1} are equal, and one is said to be better; remove one of them",
+            )
     return {"prompt": normal, "answers": read, "scores": scores, **tools_of(record)}
 
 

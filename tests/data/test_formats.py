@@ -158,6 +158,12 @@ def test_what_is_wanted_decides_where_the_fields_leave_a_choice() -> None:
         ({"prompt": "Who?", "completion": None}, "not text", "'completion' is null or missing"),
         ({"chosen": "Ada.", "rejected": "Bob."}, "no prompt", "no 'prompt'"),
         ({"prompt": "Who?", "chosen": "A", "rejected": "A"}, "chosen equals rejected", "are equal"),
+        ({"prompt": "Who?", "ranked": ["A", "B", "A"]}, "chosen equals rejected", "'ranked' 1 and 3 are equal"),
+        (
+            {"prompt": "Who?", "answers": ["A", "B"], "scores": [10**400, 1]},
+            "malformed scores",
+            "a finite number for each",
+        ),
         ({"prompt": "Who?", "chosen": [QUESTION], "rejected": "A"}, "no assistant turn", "'chosen' does not go on"),
         ({"prompt": [ANSWER], "chosen": "A", "rejected": "B"}, "roles out of order", "of prompt and chosen"),
     ],
