@@ -68,7 +68,12 @@ def read_prompts(path: str | Path, counts: Counter[str] | None = None) -> list[P
 def prompts_of(file: File) -> Iterator[Prompt]:
     """Every prompt of a file, in its order. Plain text has one a line."""
     if file.path.suffix == ".txt":
-        for number, line in enumerate(file.path.read_text("utf-8", "replace").splitlines(), 1):
+        try:
+            content = file.path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            row = error.object.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{file.name}:{row}: this is no UTF-8 text: save the file as UTF-8") from None
+        for number, line in enumerate(content.split("\n"), 1):
             if line.strip():
                 yield prompt_of(line.strip(), f"{file.name}:{number}")
         return

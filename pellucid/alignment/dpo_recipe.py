@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from pellucid.alignment.policy import AdapterRecipe
 from pellucid.alignment.preference_losses import LossName, Settings
 from pellucid.alignment.recipe import FineTuningOptimRecipe, ReportRecipe
 from pellucid.training.recipe import DataRecipe, Recipe, Section
+
+SIMPO_BETA = 2.0
 
 
 class PreferenceDataRecipe(DataRecipe):
@@ -25,10 +27,16 @@ class LossRecipe(Section):
     """The loss, and the numbers in it: see `alignment/preference_losses.py`."""
 
     loss: LossName = "sigmoid"
-    beta: float = 0.1  # how far from the reference an answer's worth is felt; of simpo about 2
+    beta: float = 0.1  # how far from the reference an answer's worth is felt; of simpo 2, where it is not given
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # robust, conservative: how many labels are wrong
     margin: float = Field(0.5, ge=0)  # simpo: by how much the better answer is to win
     weights: tuple[float, float] = (1.0, 1.0)  # kto: of good answers, and of bad ones
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        """SimPO's beta is of means over tokens, which are smaller than sums (Meng et al. 2024, section 4)."""
+        return {"beta": SIMPO_BETA, **given} if isinstance(given, dict) and given.get("loss") == "simpo" else given
 
     @field_validator("beta")
     @classmethod
@@ -44,6 +52,10 @@ class LossRecipe(Section):
         for field in self.model_fields_set & owners.keys():
             if self.loss not in owners[field] and getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{field} is of the loss {' or '.join(owners[field])}, and this one is {self.loss}")
+        if self.loss in owners["label_smoothing"] and not self.label_smoothing:
+            raise ValueError(
+                f"{self.loss} without label_smoothing is sigmoid: say how many labels are wrong, such as 0.1"
+            )
         return self
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,8 @@ class Endpoint:
 
     @classmethod
     def open(cls, url: str, model: str | None = None, key: str | None = None, seconds: float = SECONDS) -> Endpoint:
-        """model: None asks the server for its first one. Raises `InputError` for what is no address, `PellucidError`
-        where no server answers there."""
+        """model: None asks the server for its first one. Raises `InputError` for what is no address or no key,
+        `PellucidError` where no server answers there."""
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -40,6 +41,8 @@ class Endpoint:
             usable = False
         if not usable:
             raise InputError(f"{url} is no address of a judge: give one such as http://127.0.0.1:8000/v1")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise InputError("the key of the judge has a character that no key has, such as an end of line: mend it")
         end = cls(url.rstrip("/"), model or "", key, seconds)
         if model is not None:
             return end
@@ -66,11 +69,16 @@ class Endpoint:
         """The JSON that the server gives. Raises `PellucidError` where it gives none within the time."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         data = None if body is None else json.dumps(body).encode()
+        end = time.monotonic() + self.seconds
         request = urllib.request.Request(self.url + path, data, headers)
         direct = [urllib.request.ProxyHandler({})] if urlsplit(self.url).hostname in HERE else []
         try:
             with urllib.request.build_opener(*direct).open(request, timeout=self.seconds) as response:
-                return json.loads(response.read(MOST))
+                content = b""
+                while len(content) < MOST and (part := response.read1(MOST - len(content))):
+                    content += part
+                    if time.monotonic() > end:  # each part within the time, and all of them not
+                        raise TimeoutError
         except urllib.error.HTTPError as error:
             said = " ".join(error.read(500).decode("utf-8", "replace").split())[:200]
             raise PellucidError(
@@ -84,6 +92,8 @@ class Endpoint:
             raise PellucidError(
                 f"no judge answers at {self.url} ({getattr(error, 'reason', error)}): start it first, or give another"
             ) from None
+        try:
+            return json.loads(content)
         except ValueError:
             raise PellucidError(
                 f"the judge at {self.url} gave what is no JSON: give the address of an OpenAI-compatible API"

@@ -151,7 +151,7 @@ def read_data(recipe: RewardRecipe, *, progress: Progress | None = None, say: Sa
         held = shards("validation", wanted.validation)
     else:
         train, held = split_pairs(train, wanted.validation_fraction, recipe.seed)
-    pairs = Pairs(train, wanted.context, recipe.seed, too_long=wanted.too_long, flipped=wanted.noise)
+    pairs = Pairs(train, wanted.context, recipe.seed, too_long=wanted.too_long, flipped=wanted.label_noise)
     rankings = Rankings(pairs, recipe.seed)
     if len(rankings) < recipe.train.batch:
         raise InputError(
@@ -219,8 +219,8 @@ def described(recipe: RewardRecipe, data: RewardData, model: Classifier) -> Iter
     for reason, count in sorted(data.held_counts.items()):
         if count:
             yield f"data {count:,} {reason}, of those held out"
-    if recipe.data.noise:
-        yield f"data {int(train.pairs.turned.sum()):,} pairs turned round on purpose (data.noise)"
+    if recipe.data.label_noise:
+        yield f"data {int(train.pairs.turned.sum()):,} pairs turned round, as data.label_noise says"
 
 
 def with_padding(tokenizer: Tokenizer) -> Tokenizer:

@@ -17,7 +17,7 @@ class ComparisonDataRecipe(DataRecipe):
     validation_fraction: float = Field(0.1, ge=0, lt=1)  # of the prompts, where `validation` is empty
     context: int = Field(512, ge=2)  # tokens of a prompt with an answer
     too_long: Literal["error", "drop", "cut"] = "error"  # a pair of which an answer is longer than that
-    noise: float = Field(0.0, ge=0, le=1)  # this part of the training pairs is turned round, to see what it does
+    label_noise: float = Field(0.0, ge=0, le=1)  # this part of the training pairs is turned round, to see what it does
 
 
 class ComparingRecipe(Section):

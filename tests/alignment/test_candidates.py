@@ -36,6 +36,9 @@ def test_prompts_are_read_in_every_form(tmp_path: Path) -> None:
     assert found[1].columns == {"answer": "4"} and len(found[2].messages) == 2
     (tmp_path / "p.txt").write_text("a\n\n  b \n")
     assert [one.messages[0]["content"] for one in read_prompts(tmp_path / "p.txt")] == ["a", "b"]
+    (tmp_path / "q.txt").write_bytes(b"a\xe2\x80\xa8b\n\xff\n")
+    with pytest.raises(InputError, match=r"q.txt:2: this is no UTF-8 text"):
+        read_prompts(tmp_path / "q.txt")
 
 
 @pytest.mark.parametrize(

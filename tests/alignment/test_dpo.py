@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(learnt: Path, tmp_path: Path) 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_gradient_is_the_same_however_the_batch_is_cut(learnt: Path, loss: str) -> None:
     """D2, over pairs."""
-    read = recipe(learnt, dpo={"loss": loss})
+    read = recipe(learnt, dpo={"loss": loss} | ({"label_smoothing": 0.1} if loss in ("robust", "conservative") else {}))
     pairs = read_data(read).pairs
     model, _ = open_policy(read.base)
     pairs.reference = reference_log_probs(model, pairs, others=loss == "kto")
@@ -205,6 +205,7 @@ def test_a_beta_that_is_not_above_0_is_refused(learnt: Path, beta: float) -> Non
         ({"loss": "sigmoid", "label_smoothing": 0.1}, "label_smoothing is of the loss robust or conservative"),
         ({"loss": "ipo", "margin": 1.0}, "margin is of the loss simpo"),
         ({"loss": "dpo"}, "sigmoid"),
+        ({"loss": "robust"}, "robust without label_smoothing is sigmoid"),
         ({"loss": "robust", "label_smoothing": 0.5}, "less than 0.5"),
     ],
 )
@@ -276,6 +277,11 @@ def test_the_runs_own_log_probabilities_are_those_of_transformers(learnt: Path) 
                 log_p = theirs(tokens).logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
                 # Up to 8 log-probabilities from logits that are right within some 1e-5
                 torch.testing.assert_close(ours[place], log_p[torch.tensor(said[1:])].sum(), rtol=1e-4, atol=1e-3)
+
+
+def test_the_beta_of_simpo_is_its_own_where_it_is_not_given(learnt: Path) -> None:
+    given = [{"loss": "simpo"}, {"loss": "simpo", "beta": 3.0}, {"loss": "ipo"}]
+    assert [recipe(learnt, dpo=one).dpo.settings.beta for one in given] == [2.0, 3.0, 0.1]
 
 
 def test_a_base_that_changed_is_another_reference(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -173,6 +174,8 @@ def test_what_an_endpoint_does_wrong_is_one_sentence() -> None:
         list(ByEndpoint(Endpoint(url, "m"))(several))
     with pytest.raises(PellucidError, match=r"no judge answers at http://127\.0\.0\.1:9/v1"):
         Endpoint.open("http://127.0.0.1:9/v1")
+    with pytest.raises(InputError, match="the key of the judge has a character that no key has"):
+        Endpoint.open("http://127.0.0.1:9/v1", key="secret\n")
     with pytest.raises(InputError, match="ftp://x is no address of a judge"):
         Endpoint.open("ftp://x")
 
@@ -261,6 +264,26 @@ def test_a_judge_that_is_left_asks_no_more() -> None:
         before = len(asked)
         time.sleep(0.2)
     assert len(asked) == before < 10
+
+
+def test_a_server_that_drips_is_late() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for _ in range(200):
+                    connection.sendall(b" ")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(PellucidError, match=r"gave no answer within 0.3 s"):
+                Endpoint.open(f"http://127.0.0.1:{server.getsockname()[1]}/v1", seconds=0.3)
+        finally:
+            thread.join()
 
 
 def test_the_interval_is_that_of_the_book() -> None:
