@@ -11,7 +11,7 @@ from pellucid.alignment.before_after import Comparison, Measure, Question, answe
 from pellucid.alignment.divergence import sampled_divergence
 from pellucid.alignment.dpo import Preferences, evaluate_pairs
 from pellucid.alignment.dpo_recipe import DPORecipe
-from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
+from pellucid.alignment.policy import check_adapter, described_policy, open_before, open_policy, saved_adapter
 from pellucid.alignment.preference_losses import WITHOUT_REFERENCE
 from pellucid.alignment.reference import files_of, reference_log_probs
 from pellucid.alignment.sft import questions_of
@@ -220,7 +220,7 @@ def described(recipe: DPORecipe, data: PreferenceData, model: Decoder) -> Iterat
 
 def _compare(recipe: DPORecipe, data: PreferenceData, final: Path, setting: Setting) -> Comparison:
     """The base and the model that has learnt: what they answer, and which of two answers they would rather give."""
-    before, after = (open_policy(model)[0].eval() for model in (recipe.base, str(final)))
+    before, after = open_before(recipe.base, recipe.adapter).eval(), open_policy(str(final))[0].eval()
     comparison = compare(before, after, data.tokenizer, data.questions, max_tokens=recipe.report.max_tokens)
     measures = []
     if data.held is not None:

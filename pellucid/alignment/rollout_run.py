@@ -11,7 +11,7 @@ from torch import nn
 
 from pellucid.alignment.before_after import Comparison, Question, answer, compare, own_questions, write_report
 from pellucid.alignment.playing import Game
-from pellucid.alignment.policy import check_adapter, described_policy, open_policy, saved_adapter
+from pellucid.alignment.policy import check_adapter, described_policy, open_before, open_policy, saved_adapter
 from pellucid.alignment.prompts import Prompts, read_prompts
 from pellucid.alignment.reward_model import RewardModel
 from pellucid.alignment.rewards import Reward, find_reward
@@ -77,7 +77,7 @@ def learn(
                 return outcome, None
             questions = tuple(questions_of(recipe, data))
             tell(f"asking the base and the trained model {len(questions)} questions")
-            before, after = (open_policy(model)[0] for model in (recipe.base, str(run.path / FINAL)))
+            before, after = open_before(recipe.base, recipe.adapter), open_policy(str(run.path / FINAL))[0]
             comparison = compare(
                 before, after, data.tokenizer, questions, None,
                 max_tokens=recipe.report.max_tokens, rows=recipe.train.evaluate_rows,

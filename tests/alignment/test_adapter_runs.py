@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pellucid
-from pellucid.alignment.policy import AdapterRecipe, Reference, open_policy
+from pellucid.alignment.policy import AdapterRecipe, Reference, open_before, open_policy
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.sft import fine_tune, read_data
 from pellucid.checkpoints.adapters import open_adapter
@@ -76,6 +76,15 @@ def test_it_learns_and_the_base_stays(ended: Path, tmp_path: Path) -> None:
     content(tmp_path)  # the same base again
     for file in (tmp_path / "base").iterdir():
         assert (ended / "base" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_it_is_compared_with_its_base_as_it_was_rounded(ended: Path) -> None:
+    adapter = yaml.safe_load((ended / "run/config.yaml").read_text())["adapter"]
+    after, _ = pellucid.load(ended / "run")
+    before = open_before(str(ended / "base"), AdapterRecipe(**adapter))
+    tokens = torch.arange(7, 31)[None]
+    with torch.no_grad(), adapter_off(after):
+        assert torch.equal(before(tokens), after(tokens))
 
 
 def test_checkpoints_and_the_end_hold_the_adapter_alone(ended: Path) -> None:
