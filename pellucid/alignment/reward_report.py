@@ -42,7 +42,8 @@ class Scored:
 class Bin:
     """Pairs of which the model said, with a probability from `low` to `high`, which answer is better.
 
-    said: the mean of these probabilities. right: how often it was so, 0 to 1, with its 95 % interval.
+    said: the mean of these probabilities. right: how often it was so, 0 to 1, with its 95 % interval, as if all pairs
+    were apart: where prompts have several pairs it is too narrow.
     """
 
     low: float
@@ -90,7 +91,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """accuracy: how often the better answer gets the higher reward (equal ones count half), with its 95 % interval.
+    """accuracy: how often the better answer gets the higher reward (equal ones count half), with its 95 % interval,
+    which counts `prompts`: the pairs of one prompt share answers, and tell less than so many apart.
 
     loss: the mean of -log sigmoid(r_w - r_l), in nats (ln 2 by guessing). mean, spread: of the rewards. bins: the
     reliability table. calibration_error: the mean of |said - right| over pairs, by bins (Guo et al. 2017, equation 3).
@@ -98,6 +100,7 @@ class Report:
     """
 
     pairs: int
+    prompts: int
     accuracy: float
     interval: tuple[float, float]
     loss: float
@@ -122,8 +125,9 @@ def examine(
     count = len(gap)
     report = Report(
         pairs=count,
+        prompts=len(data.rankings),
         accuracy=float(right.mean()),
-        interval=wilson(float(right.mean()), count),
+        interval=wilson(float(right.mean()), len(data.rankings)),
         loss=float(np.logaddexp(0, -gap).mean()),  # log(1 + e^-d) = -log sigmoid(d)
         mean=float(scored.reward.mean()),
         spread=float(scored.reward.std()),
@@ -234,7 +238,8 @@ def summary(report: Report) -> list[str]:
     low, high = report.interval
     bias = report.length
     lines = [
-        f"Of {report.pairs:,} held-out pairs, the better answer gets the higher reward in {report.accuracy:.1%} "
+        f"Of {report.pairs:,} held-out pairs of {report.prompts:,} prompts, the better answer gets the higher reward "
+        f"in {report.accuracy:.1%} "
         f"(95 % confidence interval {low:.1%} to {high:.1%}); loss {report.loss:.3f}, by guessing 0.693.",
         f"Rewards: mean {report.mean:.2f}, standard deviation {report.spread:.2f}.",
         f"Calibration error {report.calibration_error:.1%}: how far what it says is from how often it is right.",

@@ -51,7 +51,8 @@ def show(
 ) -> None:
     """Show rows as the model is trained on them: documents, borders, padding, and the tokens that it learns from.
 
-    These are the very rows of the run: from its folder where it has begun, else made in a temporary one.
+    These are the very rows of the run: from its folder where it has begun, else made in a temporary one. Of a recipe of
+    pellucid dpo without a section dpo say dpo.loss=sigmoid, or it is read as one of pellucid sft.
     Example: pellucid data show recipes/sft-smollm2.yaml data.context=256 -n 2
     """
     from rich.console import Console
@@ -97,6 +98,12 @@ def read(path: Path, overrides: list[str]) -> Known:
     from pellucid.training.recipe import PretrainRecipe, read_recipe
 
     sections = sections_of(path) | {override.partition(".")[0] for override in overrides}
+    drawing = next((name for name in ("grpo", "ppo", "constitution") if name in sections), None)
+    if drawing is not None:
+        raise InputError(
+            f"{path}: the answers that pellucid {drawing} learns from are drawn while it runs, so there are no rows "
+            "yet: show a recipe of pellucid pretrain, sft, dpo or reward"
+        )
     if "dpo" in sections:
         return read_recipe(path, overrides, DPORecipe)
     if "reward" in sections:

@@ -14,16 +14,26 @@ from pellucid.data.packing import Ints
 from pellucid.data.pairs import Pairs
 from pellucid.layers.batch import PADDING
 
+MOST = 64  # pairs that are tried
+
 
 def partner(pairs: Pairs, numbers: Ints) -> Ints:
-    """The pair whose better answer each of these gets: all pairs stand in a ring, in a drawn order, and it is the next.
+    """The pair whose better answer each of these gets: all pairs stand in a ring, in a drawn order, and it is the next
+    one that has another prompt.
 
-    So every pair has another one than itself (if there is another), the same one always.
+    So every pair has another one than itself (if there is another), the same one always; one with its own prompt only
+    where the `MOST` that follow it all have that.
     """
     order = permutation(pairs.num_pairs, "partner", pairs.seed)(np.arange(pairs.num_pairs))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    return order[(place[numbers] + 1) % len(order)]
+    following = np.arange(1, min(MOST, len(order)) + 1)
+    found = order[(place[numbers] + 1) % len(order)]
+    for row, number in enumerate(numbers.tolist()):
+        own = pairs.prompt(number)
+        ring = order[(place[number] + following) % len(order)].tolist()
+        found[row] = next((other for other in ring if pairs.prompt(other) != own), found[row])
+    return found
 
 
 def mismatched(pairs: Pairs, numbers: Ints) -> Examples:

@@ -158,6 +158,11 @@ class Pairs:
         one, other = 2 * number + int(self.turned[number]), 2 * number + int(not self.turned[number])
         return self.shards.document(one), self.shards.document(other)
 
+    def prompt(self, number: int) -> bytes:
+        """What stands before both answers of a pair: equal prompts, and no others, have the same."""
+        ids, said = self.answers(number)[0]
+        return ids[: said.argmax()].tobytes()
+
     def _examples(self, numbers: Ints, row: Ints, B: int) -> PairExamples:
         """The rows that consist of these pairs, each in its row."""
         place = np.arange(len(row)) - np.searchsorted(row, row)  # among the pairs of the row

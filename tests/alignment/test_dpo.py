@@ -109,8 +109,12 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(learnt: Path, tmp_path: Path) 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_gradient_is_the_same_however_the_batch_is_cut(learnt: Path, loss: str) -> None:
     """D2, over pairs."""
-    read = recipe(learnt, dpo={"loss": loss} | ({"label_smoothing": 0.1} if loss in ("robust", "conservative") else {}))
+    data = {"context": 128}  # rows that hold two pairs
+    read = recipe(
+        learnt, data=data, dpo={"loss": loss} | ({"label_smoothing": 0.1} if loss in ("robust", "conservative") else {})
+    )
     pairs = read_data(read).pairs
+    assert pairs.num_pairs > 1.5 * len(pairs)
     model, _ = open_policy(read.base)
     pairs.reference = reference_log_probs(model, pairs, others=loss == "kto")
     with torch.no_grad():
@@ -162,11 +166,11 @@ def test_with_an_adapter_the_reference_is_the_base(learnt: Path, tmp_path: Path)
 
 
 def test_answers_to_other_prompts(learnt: Path) -> None:
-    """KTO: the prompt of a pair with the better answer of another one, no answer twice."""
+    """KTO: the prompt of a pair with the better answer of another one."""
     pairs = read_data(recipe(learnt)).pairs
     numbers = np.arange(pairs.num_pairs)
     others = partner(pairs, numbers)
-    assert sorted(others) == list(numbers) and (others != numbers).all()
+    assert all(pairs.prompt(one) != pairs.prompt(other) for one, other in zip(numbers, others, strict=True))
     examples = mismatched(pairs, numbers[:5])
     for row, (number, other) in enumerate(zip(numbers[:5], others[:5], strict=True)):
         (own, said), (theirs, meant) = pairs.answers(int(number))[0], pairs.answers(int(other))[0]
@@ -175,6 +179,16 @@ def test_answers_to_other_prompts(learnt: Path) -> None:
         assert int((examples.documents[row] >= 0).sum()) == len(expected)
         targets = examples.targets[row][examples.targets[row] >= 0].tolist()
         assert targets == theirs[meant.argmax() :].tolist()
+
+
+def test_the_other_answer_is_to_another_prompt(learnt: Path, tmp_path: Path) -> None:
+    """Of rankings, every prompt has several pairs."""
+    several = [{"prompt": f"Q{n}", "ranked": ["a", "b", "c", "d"]} for n in range(3)]
+    data = {"train": str(write_lines(tmp_path / "ranked.jsonl", several)), "validation_fraction": 0}
+    pairs = read_data(recipe(learnt, run=str(tmp_path / "run"), data=data, train={"batch": 1})).pairs
+    numbers = np.arange(pairs.num_pairs)
+    prompts = [pairs.prompt(int(number)) for number in numbers]
+    assert all(prompts[one] != prompts[other] for one, other in zip(numbers, partner(pairs, numbers), strict=True))
 
 
 def test_kto_measures_its_distance_over_the_whole_batch(learnt: Path, tmp_path: Path) -> None:

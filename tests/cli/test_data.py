@@ -151,6 +151,7 @@ def test_show_a_fine_tuning_recipe(
         ("sft.yaml", ["data.contxt=3"], "there is no field 'data.contxt' (did you mean 'context'?)"),
         ("sft.yaml", ["data.context=8"], "longer than the context of 8"),
         ("sft.yaml", ["data.train=absent.jsonl"], "absent.jsonl: there is no such file"),
+        ("sft.yaml", ["grpo.clip=0.2"], "the answers that pellucid grpo learns from are drawn while it runs"),
     ],
 )
 def test_show_bad_requests(

@@ -83,10 +83,10 @@ def test_parts_of_rows_have_the_pairs_of_the_whole(sizes, rows):
     assert torch.cat([part.reference for part in parts]).tolist() == whole.reference.tolist()
     for part in parts:
         assert len(part.tokens) <= rows and int(part.places[:, 0].max()) < len(part.tokens)
-        first = part.tokens[part.places[:, 0]][torch.arange(len(part.places)), 0]
-        assert (part.tokens[part.sequences[:, 0]] == first.repeat_interleave(2)[:, None]).any(1).sum() >= len(
-            part.places
-        )
+        for (row, document), number in zip(
+            part.sequences.tolist(), part.numbers.repeat_interleave(2).tolist(), strict=True
+        ):
+            assert part.tokens[row][part.documents[row] == document][0] == 2 * number  # where its prompt begins
 
 
 def test_packed_answers_have_the_log_probabilities_of_each_alone():
