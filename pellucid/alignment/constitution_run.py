@@ -203,7 +203,8 @@ class Run:
         def answered(prompts: Sequence[Prompt], start: int) -> Iterator[dict[str, Any]]:
             seeds = [self.seed("helpful", start + place) for place in range(len(prompts))]
             said = voice.say([prompt.messages for prompt in prompts], seeds)
-            yield from ({"prompt": list(p.messages), "answer": text} for p, text in zip(prompts, said, strict=True))
+            for prompt, one in zip(prompts, said, strict=True):
+                yield {"prompt": list(prompt.messages), "answer": one.text, "cut": one.cut}
 
         together = self.recipe.answers.together
         transcripts = kept(
@@ -215,7 +216,8 @@ class Run:
         records = [{"messages": [*prompt, assistant(text)]} for prompt, text in said if text]
         self.say(
             f"{CRITIQUES}: {len(records):,} conversations to learn from, {len(said) - len(records):,} empty ones left "
-            "out"
+            f"out; {sum(one.get('cut', False) for one in (*transcripts, *helpful)):,} answers do not end within "
+            f"answers.max_tokens = {self.recipe.answers.max_tokens}, and are learnt as if they did"
         )
         return write_lines(file, records)
 
@@ -223,7 +225,8 @@ class Run:
         """The transcript of each prompt: its first answer, the rounds, and what came of it."""
         numbers = range(start, start + len(prompts))
         first = voice.say([prompt.messages for prompt in prompts], [self.seed("answer", number) for number in numbers])
-        now, rounds = list(first), [[] for _ in prompts]  # type: tuple[list[str], list[list[dict[str, str]]]]
+        now, cut = [one.text for one in first], [one.cut for one in first]
+        rounds: list[list[dict[str, str]]] = [[] for _ in prompts]
         drawn = [list(self.constitution.drawn(self.recipe.rounds, self.recipe.seed, number)) for number in numbers]
         for turn in range(self.recipe.rounds):
             drafts = [
@@ -231,14 +234,15 @@ class Run:
                 for place, prompt in enumerate(prompts)
             ]
             for place, revision in enumerate(critic(drafts)):
-                now[place] = revision.answer or now[place]  # one that revises to nothing has not revised
+                if revision.answer and revision.answer != now[place]:  # one that revises to nothing has not revised
+                    now[place], cut[place] = revision.answer, revision.cut
                 rounds[place].append(
                     {"principle": drawn[place][turn].name, "critique": revision.critique, "revision": now[place]}
                 )
         for place, prompt in enumerate(prompts):
             yield {
-                "prompt": list(prompt.messages), **prompt.columns, "answer": first[place], "rounds": rounds[place],
-                "revised": now[place],
+                "prompt": list(prompt.messages), **prompt.columns, "answer": first[place].text, "rounds": rounds[place],
+                "revised": now[place], "cut": cut[place],
             }  # fmt: skip
 
     # Phase 2
@@ -282,7 +286,7 @@ class Run:
         draws = self.recipe.draws
         chats = [prompt.messages for prompt in prompts for _ in range(draws)]
         seeds = [self.seed("draw", start + place, draw) for place in range(len(prompts)) for draw in range(draws)]
-        said = voice.say(chats, seeds)
+        said = [one.text for one in voice.say(chats, seeds)]
         drawn = [list(dict.fromkeys(filter(None, said[at : at + draws]))) for at in range(0, len(said), draws)]
         principles = [
             next(self.constitution.drawn(1, self.recipe.seed, "judge", start + place)) for place in range(len(prompts))
@@ -311,7 +315,8 @@ class Run:
         if found is None:
             self.say(f"measuring {name}: {len(self.prompts.held_out):,} prompts that nothing is learnt from")
             asked = self.prompts.held_out
-            said = self.voice(model, greedy=True).say([one.prompt.messages for one in asked], [0] * len(asked))
+            answers = self.voice(model, greedy=True).say([one.prompt.messages for one in asked], [0] * len(asked))
+            said = [one.text for one in answers]
             if self.recipe.world is not None:
                 found = list(measuring.count(asked, said))
             else:

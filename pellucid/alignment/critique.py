@@ -55,10 +55,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What was found wrong with an answer, and the answer after that; empty where the critic wrote nothing."""
+    """What was found wrong with an answer, and the answer after that; empty where the critic wrote nothing.
+
+    cut: the answer was cut off.
+    """
 
     critique: str
     answer: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,14 @@ class Judgement:
         return (self.stood_first - 0.5) * (self.stood_last - 0.5) < 0
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model said. cut: max_tokens or the context ended it, not the model."""
+
+    text: str
+    cut: bool = False
+
+
 Critic = Callable[[Sequence[Draft]], list[Revision]]
 Judge = Callable[[Sequence[Pair]], list[Judgement]]
 
@@ -109,23 +121,26 @@ class Voice:
         self.tokenizer, self.max_tokens, self.temperature = tokenizer, max_tokens, temperature
         self.engine = Engine(model, tokenizer, max_sequences=together)
 
-    def say(self, chats: Sequence[Sequence[Message]], seeds: Sequence[int]) -> list[str]:
+    def say(self, chats: Sequence[Sequence[Message]], seeds: Sequence[int]) -> list[Said]:
         """What it says next in each conversation; the same whatever else is asked beside it."""
         with Outputs(self.engine) as outputs:
             for chat, seed in zip(chats, seeds, strict=True):
                 params = SamplingParams(temperature=self.temperature, max_tokens=self.max_tokens, seed=seed)
                 outputs.add(self.ids(chat), params, in_chat=True)
             # No data may hold NUL.
-            return ["" if "\0" in one.text else one.text.strip() for one in outputs.answered()]
+            return [
+                Said("" if "\0" in one.text else one.text.strip(), one.answers[0].finish_reason == "length")
+                for one in outputs.answered()
+            ]
 
     def critique(self, drafts: Sequence[Draft]) -> list[Revision]:
         """Asks for the critique and, with that in the conversation, for the revision. This is a `Critic`."""
         chats = [[*conversation(draft), user(draft.principle.critique)] for draft in drafts]
         critiques = self.say(chats, [random_number(2**62, "critique", draft.seed) for draft in drafts])
         for chat, critique, draft in zip(chats, critiques, drafts, strict=True):
-            chat += [assistant(critique), user(draft.principle.revision)]
+            chat += [assistant(critique.text), user(draft.principle.revision)]
         revisions = self.say(chats, [random_number(2**62, "revision", draft.seed) for draft in drafts])
-        return [Revision(critique, revision) for critique, revision in zip(critiques, revisions, strict=True)]
+        return [Revision(one.text, other.text, other.cut) for one, other in zip(critiques, revisions, strict=True)]
 
     def judge(self, pairs: Sequence[Pair]) -> list[Judgement]:
         """Asks about each pair in both orders. This is a `Judge`."""

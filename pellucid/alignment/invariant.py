@@ -91,10 +91,10 @@ class InvariantPath(Optimizers):
             parameter.add_(was)
 
     def hold(self) -> None:
-        """All that a step holds beside the gradients, at once; it moves nothing."""
+        """Takes the memory of a step beside the gradients, and gives it back; it moves nothing."""
+        self.measure(range(FRESH))
         before = [parameter.clone() for parameter in self.parameters]
-        fresh = self.measure(range(FRESH))
-        del before, fresh
+        del before
 
     def renew(self) -> None:
         """Measures the next old rows, at the weights as they are."""

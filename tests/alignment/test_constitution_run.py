@@ -18,7 +18,7 @@ from pellucid.alignment.constitution_files import kept, read_lines
 from pellucid.alignment.constitution_recipe import ConstitutionRecipe
 from pellucid.alignment.constitution_report import as_markdown
 from pellucid.alignment.constitution_run import constitute
-from pellucid.alignment.critique import Judgement, Voice
+from pellucid.alignment.critique import Judgement, Said, Voice
 from pellucid.checkpoints.save import About, save
 from pellucid.cli.app import run as command
 from pellucid.errors import InputError, PellucidError
@@ -70,8 +70,8 @@ def recipe(folder: Path, run: str = "run", **changes: Any) -> ConstitutionRecipe
 def script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that say what is asked back, so that answers differ, and rules that find harm in them."""
 
-    def say(self: Voice, chats: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[str]:
-        return [f"{chat[-1]['content'][:9]} {seed % 7}" for chat, seed in zip(chats, seeds, strict=True)]
+    def say(self: Voice, chats: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[Said]:
+        return [Said(f"{chat[-1]['content'][:9]} {seed % 7}") for chat, seed in zip(chats, seeds, strict=True)]
 
     monkeypatch.setattr(Voice, "say", say)
     monkeypatch.setattr(world_rules, "judge", lambda pairs: [Judgement(0.9, 0.7) for _ in pairs])
@@ -215,7 +215,14 @@ def with_files(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_with_files_the_model_judges_itself(tmp_path: Path) -> None:
     """No world, no rules, no script: a model that says nothing sensible goes all the way."""
-    ended = constitute(parse_recipe(with_files(tmp_path), ConstitutionRecipe, "own"), say=lambda line: None)
+    heard: list[str] = []
+    ended = constitute(parse_recipe(with_files(tmp_path), ConstitutionRecipe, "own"), say=heard.append)
+    cut = sum(
+        one["cut"]
+        for name in ("transcripts", "helpful")
+        for one in read_lines(tmp_path / f"own/critiques/{name}.jsonl")
+    )
+    assert cut and any(f"{cut} answers do not end within answers.max_tokens = 6" in line for line in heard)
     harmless, helpful = ended.measured["base"]
     assert (harmless.share, harmless.of, helpful.share, helpful.of) == (0.5, 1, 0.5, 1)  # against itself
     assert all(0 < one.share < 1 for one in ended.measured["dpo"])

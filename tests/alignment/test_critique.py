@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from pellucid.alignment import world_rules
 from pellucid.alignment.candidates import Prompt, prompt_of
 from pellucid.alignment.constitution import Constitution, Principle, read_constitution
-from pellucid.alignment.critique import Draft, Judgement, Pair, Voice, check_room, preference, questions
+from pellucid.alignment.critique import Draft, Judgement, Pair, Said, Voice, check_room, preference, questions
 from pellucid.checkpoints.save import About, save
 from pellucid.data.tinyworld import TinyWorld
 from pellucid.data.tinyworld.harm import tempting, verdict
@@ -121,9 +121,9 @@ def test_the_revision_is_asked_for_with_the_critique_in_sight(monkeypatch: pytes
     heard: list[list[Any]] = []
     script: Iterator[list[str]] = iter([["Too long."], ["Yes."]])
 
-    def say(chats: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[str]:
+    def say(chats: Sequence[Sequence[Any]], seeds: Sequence[int]) -> list[Said]:
         heard.append([list(chat) for chat in chats])
-        return next(script)
+        return [Said(text) for text in next(script)]
 
     monkeypatch.setattr(voice, "say", say)
     (revision,) = voice.critique([Draft(PROMPT, "Yes, it is, indeed.", BRIEF)])

@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 import pellucid
+from pellucid.alignment.invariant import InvariantPath
 from pellucid.alignment.keeping import PENALTY, penalised, quadratic
 from pellucid.alignment.recipe import SFTRecipe
 from pellucid.alignment.sft import fine_tune, open_policy
@@ -216,10 +217,13 @@ def test_ewc_and_an_adapter_do_not_go_together(tmp_path: Path, capsys: pytest.Ca
     assert "choose l2 or fip, or leave out adapter" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_old_text_is_that_of_replay_unless_it_is_given(tmp_path: Path) -> None:
+def test_old_text_is_that_of_replay_unless_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[InvariantPath] = []
+    monkeypatch.setattr(InvariantPath, "hold", held.append)
     keep = {"penalty": "fip", "strength": 1.0, "rows": 4}
     recipe = content(tmp_path, "run", keep)
     recipe["data"]["replay"] = {"data": str(tmp_path / "old.txt"), "fraction": 0.5}
     recipe["train"]["steps"] = 3
     tuned(recipe)
     assert (tmp_path / "run/data/replay").is_dir() and not (tmp_path / "run/data/keep").exists()
+    assert len(held) == 1  # the pre-flight holds what a step will
