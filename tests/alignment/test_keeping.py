@@ -219,7 +219,7 @@ def test_ewc_and_an_adapter_do_not_go_together(tmp_path: Path, capsys: pytest.Ca
 
 def test_old_text_is_that_of_replay_unless_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[InvariantPath] = []
-    monkeypatch.setattr(InvariantPath, "hold", held.append)
+    monkeypatch.setattr(InvariantPath, "hold", lambda path: held.append(path))
     keep = {"penalty": "fip", "strength": 1.0, "rows": 4}
     recipe = content(tmp_path, "run", keep)
     recipe["data"]["replay"] = {"data": str(tmp_path / "old.txt"), "fraction": 0.5}
