@@ -29,7 +29,7 @@ from pellucid.checkpoints.load import load
 from pellucid.data.packing import Stream
 from pellucid.data.shards import open_shards
 from pellucid.data.tinyworld import SPLITS, Question, TinyWorld, exact_match
-from pellucid.data.tinyworld.questions import Asker, conversations
+from pellucid.data.tinyworld.questions import conversations
 from pellucid.evaluation.first_model import BASE, TEXT, TRAIN, TUNED, WORLD, Demo, pretrain_recipe, sft_recipe
 from pellucid.evaluation.world import ask_in_chat
 from pellucid.operations.hardware import describe
@@ -101,7 +101,7 @@ def new_people(demo: Demo) -> tuple[list[Question], Path]:
     draw = random.Random(demo.seed)
     file = demo.folder / "new-people.jsonl"
     if not file.is_file():
-        made = conversations(draw, Asker(draw, other.entities), learnt)
+        made = conversations(draw, learnt)
         file.write_text("".join(json.dumps(conversation) + "\n" for conversation in made), encoding="utf-8")
     return asked, file
 

@@ -117,7 +117,7 @@ class TinyWorld:
         for turn in range(8):
             asked += self.questions("train", seed=seed * 8 + turn, open=True)
             asked += [question for person in train for question in asker.left_open(person)]
-        return conversations(rng, asker, asked)
+        return conversations(rng, asked)
 
     def preferences(self, seed: int = 0) -> Iterator[dict[str, str]]:
         """Pairs of answers to questions about the train people and the places, the better one called "chosen".

@@ -133,9 +133,7 @@ def answer_text(question: Question, rng: random.Random) -> str:
     return answer[0].upper() + answer[1:] + "."
 
 
-def conversations(
-    rng: random.Random, asker: Asker, questions: Sequence[Question]
-) -> Iterator[dict[str, list[Message]]]:
+def conversations(rng: random.Random, questions: Sequence[Question]) -> Iterator[dict[str, list[Message]]]:
     """The questions in a random order, in conversations of one to three turns, some with a greeting or thanks."""
     waiting = shuffled(rng, questions)
     while waiting:
