@@ -192,7 +192,7 @@ def test_data_that_are_others_now_are_refused_at_resume(tmp_path: Path) -> None:
         trainer(run).train()
         taught = trainer(run)
         taught.data = "other numbers"
-        with pytest.raises(InputError, match=r"data\.train holds other tokens now than when .*run was begun"):
+        with pytest.raises(InputError, match=r"the data hold other tokens now than when .*run was begun"):
             taught.train()
 
 

@@ -161,7 +161,7 @@ def test_other_text_under_the_same_name_is_refused_at_resume(tmp_path: Path) -> 
     (tmp_path / "book.txt").touch()
     assert quietly(content).steps == 20
     write_book(tmp_path / "book.txt", 90)
-    with pytest.raises(InputError, match=r"data\.train holds other tokens now"):
+    with pytest.raises(InputError, match=r"the data hold other tokens now"):
         quietly(content)
 
 

@@ -10,7 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pellucid.alignment.constitution_recipe import ConstitutionRecipe
+from pellucid.alignment.dpo_recipe import DPORecipe
+from pellucid.alignment.grpo_recipe import GRPORecipe
+from pellucid.alignment.ppo_recipe import PPORecipe
 from pellucid.alignment.recipe import SFTRecipe
+from pellucid.alignment.reward_recipe import RewardRecipe
 from pellucid.cli.app import run as command
 from pellucid.errors import InputError
 from pellucid.training.recipe import PretrainRecipe, parse_recipe, read_recipe
@@ -120,10 +125,20 @@ def test_a_recipe_of_another_kind_says_which_field_it_lacks(tmp_path: Path) -> N
         read_recipe(tmp_path / "r.yaml", ("base=smollm2",), SFTRecipe)
 
 
+KINDS = {
+    "pretrain": PretrainRecipe,
+    "sft": SFTRecipe,
+    "dpo": DPORecipe,
+    "reward": RewardRecipe,
+    "grpo": GRPORecipe,
+    "ppo": PPORecipe,
+    "constitution": ConstitutionRecipe,
+}
+
+
 @pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_that_come_along_are_right(recipe: Path) -> None:
-    kind = SFTRecipe if "base" in yaml.safe_load(recipe.read_text()) else PretrainRecipe
-    assert read_recipe(recipe, (), kind).train.steps
+    assert read_recipe(recipe, (), KINDS[recipe.stem.split("-")[0]]).run
 
 
 VALUES = st.recursive(
