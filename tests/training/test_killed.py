@@ -143,6 +143,7 @@ def stopped_twice(folder: str, number: str) -> list[Any]:
     """The status of a run that gets a signal twice in a long step; how long it lived after the second."""
     hurry()
     place, stop = Path(folder), int(number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
     recipe = write_recipe(place, "stopped")
     take = loop.take_gradient
 
