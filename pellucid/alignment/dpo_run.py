@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pellucid.alignment.before_after import Comparison, Measure, Question, answer, compare, question_of, write_report
@@ -52,7 +53,7 @@ def learn_preferences(
         run = RunFolder.open(recipe.run, recipe) if ranks.first else None
         tell: Say = say if ranks.first else lambda _: None
         try:
-            data = _prepare(recipe, ranks, tell, progress)
+            data = ranks.first_before(partial(read_data, recipe, progress=progress, say=tell))
             outcome, setting = _train(recipe, data, run, ranks, tell, progress)
             if run is None or outcome.signal is not None:
                 return outcome, None
@@ -185,16 +186,6 @@ def read_data(recipe: DPORecipe, *, progress: Progress | None = None, say: Say |
         counts + compared.counts,
         held_counts,
     )
-
-
-def _prepare(recipe: DPORecipe, ranks: Ranks, say: Say, progress: Progress | None) -> PreferenceData:
-    """`read_data`, by the first process; the others wait, and find the shards."""
-    if not ranks.first:
-        ranks.agree(None)
-    data = read_data(recipe, progress=progress, say=say)
-    if ranks.first:
-        ranks.agree(None)
-    return data
 
 
 def described(recipe: DPORecipe, data: PreferenceData, model: Decoder) -> Iterator[str]:

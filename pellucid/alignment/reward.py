@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,7 +98,7 @@ def train_reward_model(
         run = RunFolder.open(recipe.run, recipe) if ranks.first else None
         tell: Say = say if ranks.first else lambda _: None
         try:
-            data = _prepare(recipe, ranks, tell, progress)
+            data = ranks.first_before(partial(read_data, recipe, progress=progress, say=tell))
             outcome, model, tokenizer = _train(recipe, data, run, ranks, tell)
             if run is None or outcome.signal is not None:
                 return outcome, None
@@ -164,16 +165,6 @@ def read_data(recipe: RewardRecipe, *, progress: Progress | None = None, say: Sa
         validation = Rankings(measured, recipe.seed)
         held_counts = measured.counts + (Counter(held.index.counts) if wanted.validation else Counter())
     return RewardData(rankings, validation, tokenizer, counts + pairs.counts, held_counts, train.content)
-
-
-def _prepare(recipe: RewardRecipe, ranks: Ranks, say: Say, progress: Progress | None) -> RewardData:
-    """`read_data`, by the first process; the others wait, and find the shards."""
-    if not ranks.first:
-        ranks.agree(None)
-    data = read_data(recipe, progress=progress, say=say)
-    if ranks.first:
-        ranks.agree(None)
-    return data
 
 
 def _train(

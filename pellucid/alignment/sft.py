@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +60,7 @@ def fine_tune(
         run = RunFolder.open(recipe.run, recipe) if ranks.first else None
         tell: Say = say if ranks.first else lambda _: None
         try:
-            data = _prepare(recipe, ranks, tell, progress)
+            data = ranks.first_before(partial(read_data, recipe, progress=progress, say=tell))
             check_batch(recipe, data)
             outcome = _train(recipe, data, run, ranks, tell)
             if run is None or outcome.signal is not None:
@@ -167,16 +168,6 @@ def read_data(recipe: SFTRecipe, *, progress: Progress | None = None, say: Say |
         counts + conversations.counts,
         content,
     )
-
-
-def _prepare(recipe: SFTRecipe, ranks: Ranks, say: Say, progress: Progress | None) -> FineTuningData:
-    """`read_data`, by the first process; the others wait, and find the shards."""
-    if not ranks.first:
-        ranks.agree(None)
-    data = read_data(recipe, progress=progress, say=say)
-    if ranks.first:
-        ranks.agree(None)
-    return data
 
 
 def check_batch(recipe: SFTRecipe, data: FineTuningData) -> None:

@@ -6,10 +6,11 @@ R1: every process computes its rows of each batch; the sums are taken over all, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from pellucid.errors import InputError, PellucidError
 
+T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for one that is stuck; one that is gone is noticed at once
 
 
@@ -59,6 +61,15 @@ class Ranks:
         with said():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return float(largest)
+
+    def first_before(self, make: Callable[[], T]) -> T:
+        """What `make` gives, which the first process calls before the others do: they find what it has written."""
+        if not self.first:
+            self.agree(None)
+        made = make()
+        if self.first:
+            self.agree(None)
+        return made
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up every parameter's gradient over all processes, in one message; none counts as zero."""
